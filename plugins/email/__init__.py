@@ -91,7 +91,7 @@ class Config(Section):
 
     @functools.cached_property
     def server(self) -> Limiter:
-        """The limiter at which messages wait for another login."""
+        """The limiter of the server, at which messages wait for another login."""
         configuration = fingerprint("email", self, without=_OF_MESSAGES)
         return Limiter(f"smtp:{self.host}:{self.server_port}", configuration=configuration)
 
@@ -115,7 +115,11 @@ def show(payload: Email, result: Any) -> dict[str, object]:
     return {"to": ", ".join(to[:3]) + more or None, "subject": payload.subject, "outcome": sent}
 
 
-@task("email", payload=Email, queue="email", config=Config, show=show, search=["subject"])
+def _limiters(payload: Email, config: Config) -> list[str]:
+    return [config.server.name] if config.host else []
+
+
+@task("email", payload=Email, queue="email", config=Config, limiters=_limiters, show=show, search=["subject"])
 async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
     """Send a message by SMTP; only recipients whose server said "later" are retried."""
     from .delivery import NotLoggedIn, Undelivered, deliver
@@ -142,8 +146,15 @@ async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
 
         async def deliver_round(pending: list[str] = pending) -> dict[str, str]:
             nonlocal delivered_now
-            delivered_now = True
-            return await deliver(config, pending, message, min(config.deadline, ctx.remaining()))
+            async with ctx.acquire(config.server) as permit:
+                delivered_now = True
+                try:
+                    found = await deliver(config, pending, message, min(config.deadline, ctx.remaining()))
+                except Undelivered:
+                    permit.report("failed")
+                    raise
+                permit.report("ok")
+                return found
 
         try:
             found = await ctx.step(f"round-{number}", deliver_round)
@@ -178,7 +189,7 @@ async def _queue(ctx: AsyncContext, config: Config, reason: str) -> Permit | Non
     """What the message waits for, too: a limiter whose pause ends when a worker is configured otherwise or reloaded."""
     server = config.server
     try:
-        await ctx.pause_limiter(server.name, reason, seconds=_RETRY_BOUNDS[1], configuration=server.configuration)
+        await ctx.pause_limiter(server.name, reason, seconds=_delay(ctx), configuration=server.configuration)
         async with ctx.acquire(server):
             return None
     except Waiting as waiting:
@@ -192,11 +203,18 @@ def _later(
     ctx: AsyncContext, config: Config, reason: str, outcomes: dict[str, str], permit: Permit | None = None
 ) -> NoReturn:
     """Retry when the message is twice as old, until it is `keep_trying` old; a deferral is no failed attempt."""
-    age = (clock.utc() - ctx.created_at).total_seconds()
+    age = _age(ctx)
     sent = sum(outcome == "sent" for outcome in outcomes.values())
     so_far = f"; {sent} sent" if sent else ""
     if age >= config.keep_trying:
         raise Fail(f"given up after {age:.0f} s: {reason}{so_far}") from None
+    raise Retry(_delay(ctx), consumes_attempt=False, reason=f"{reason}{so_far}", permit=permit) from None
+
+
+def _age(ctx: AsyncContext) -> float:
+    return (clock.utc() - ctx.created_at).total_seconds()
+
+
+def _delay(ctx: AsyncContext) -> float:
     shortest, longest = _RETRY_BOUNDS
-    after = min(max(age, shortest), longest)
-    raise Retry(after, consumes_attempt=False, reason=f"{reason}{so_far}", permit=permit) from None
+    return min(max(_age(ctx), shortest), longest)

@@ -56,6 +56,7 @@ from .row import (
     of_caller,
     standing,
 )
+from .targets import chain
 from .task_page import panel, show
 
 T = TypeVar("T")
@@ -133,6 +134,15 @@ def _unique(payload: Valuation) -> str:
     return f"{payload.table_name}:{payload.id}"
 
 
+def _limiters(payload: Valuation, settings: Settings) -> list[str]:
+    """The limiters of the first call, where one provider alone can answer it: a fallback is asked by an attempt."""
+    own = settings.of(LlmSettings)
+    if payload.table_name not in own.llm.tables:
+        return []  # the attempt says so
+    targets = chain(own, nodes(own, payload.table_name)[0], payload.model)
+    return targets[0].limiter_names if len(targets) == 1 else []
+
+
 def _timeout(settings: Settings) -> float:
     """Time for every call that an attempt can make: each node, each provider of its chain, each repeated question."""
     own = settings.of(LlmSettings)
@@ -184,6 +194,7 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
     timeout=_timeout,
     on_dead=on_dead,
     unique=_unique,
+    limiters=_limiters,
     show=show,
     panel=panel,
 )

@@ -30,27 +30,29 @@ class Target:
 
     @property
     def limiter(self) -> str:
-        return f"provider:{self.name}"
+        return named(f"provider:{self.name}")
 
     @property
     def model_limiter(self) -> str:
         return named(f"model:{self.name}/{self.model}")
 
     @property
-    def limiters(self) -> list[Limiter]:
+    def limiter_names(self) -> list[str]:
         """The limiters of a call: the provider's, and the model's, which can be paused alone."""
+        return [self.limiter, self.model_limiter][: 1 + self.configured]  # callers cannot fill Redis with names
+
+    @property
+    def limiters(self) -> list[Limiter]:
+        """Those limiters, with their limits."""
         settings = self.provider.circuit_breaker
         breaker = Breaker(**settings.model_dump(exclude={"enabled"})) if settings.enabled else None
-        limiters = [_limiter(self.limiter, self.provider.limits, breaker, self.configuration)]
-        if self.configured:  # callers cannot fill Redis with names
-            limits = self.provider.of(self.model).limits
-            limiters.append(_limiter(self.model_limiter, limits, None, self.configuration))
-        return limiters
+        limits = [(self.provider.limits, breaker), (self.provider.of(self.model).limits, None)]
+        return [_limiter(name, *its, self.configuration) for name, its in zip(self.limiter_names, limits, strict=False)]
 
 
 def _limiter(name: str, limits: Limits, breaker: Breaker | None, configuration: str) -> Limiter:
     return Limiter(
-        named(name),
+        name,
         concurrency=limits.running or 0,
         adaptive=limits.adaptive,
         calls=limits.calls or 0,

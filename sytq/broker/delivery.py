@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,10 @@ from sytq.broker.waits import Waits
 
 #: done | retry after a delay | dead | cancelled | back to the queue as if not started | a dead letter with its bytes
 OutcomeKind = Literal["done", "retry", "dead", "cancelled", "return", "unreadable"]
+
+
+#: The limiters that a message names, as dispatcher.py writes them.
+_NAMES = re.compile(rb'^([^\[]*"priority": "\w*"), "limiters": "[^"]*"')
 
 
 @dataclass(slots=True)
@@ -55,6 +60,7 @@ class Delivery(MessageProxy):
         self.max_attempts = max_attempts
         self.token = token
         self.permit = permit  # that the task was fetched with
+        self.stepped = False  # a step is done: what the attempts began with may not be needed any more
         self.started = clock.now()
         self.held_at = time.monotonic()  # when Redis was last asked whether this attempt holds the task, and said yes
         self.ended = 0.0  # when the outcome was known
@@ -79,6 +85,11 @@ class Delivery(MessageProxy):
         """The payload's version at acceptance; None is the current version."""
         version = self._message.options.get("version")
         return version if isinstance(version, int) else None
+
+    @property
+    def next_body(self) -> bytes:
+        """The message for another attempt, which starts without named permits once a step is done."""
+        return _NAMES.sub(rb"\1", self.body) if self.stepped else self.body
 
     @property
     def request_id(self) -> str | None:

@@ -133,14 +133,14 @@ class Acks(threading.Thread):
                 attempts,
                 int(outcome.delay * 1000),
                 end_event(run, outcome, attempts, self._consumer),
-                run.body,
+                run.next_body,
                 int(run.queue_name in self._limited),
                 # A retry ends here if the task's cancellation was requested.
                 end_event(run, Outcome("cancelled", error=cancellation(run)), attempts, self._consumer)
                 if outcome.kind in ("retry", "return")
                 else "",
                 _permits(run),
-                outcome.permit.wanted(run.permit) if outcome.permit else "",
+                outcome.permit.wanted(None if run.stepped else run.permit) if outcome.permit else "",
             ]
         keys = self._keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]

@@ -63,6 +63,7 @@ class AsyncContext(Attempt):
         self._portal = portal
         self._lease = Lease(services, delivery)
         self._steps = 0  # under way: several may run at once
+        self._used: Permit | None = None  # what the task was fetched with, once its `with` block is over
         self._releasing: set[asyncio.Future[None]] = set()  # permits that steps have given back
 
     @property
@@ -130,6 +131,9 @@ class AsyncContext(Attempt):
         attempt).
         """
         self._go_on()
+        if self._used is not None:  # else the acknowledgement releases it
+            self._releasing.add(self._services.permits.release(self._used))
+            self._used = None
         fetched, asked = self._delivery.permit, time.monotonic()
         limits = [configured(limiter, self.settings.limiters) for limiter in limiters]
         permit = Permit(self.id, self.token, self._delivery.created_ms, limits, cost).or_fetched(fetched)
@@ -140,6 +144,8 @@ class AsyncContext(Attempt):
         finally:
             if permit is not fetched:
                 self._releasing.add(self._services.permits.release(permit))
+            elif not any(name.startswith("type:") for name in permit.limits):  # that of a type is the whole attempt's
+                self._used = permit
             if not self._steps:
                 await self._await_releases()
 
@@ -188,6 +194,7 @@ class AsyncContext(Attempt):
         await step.look(self._lease.ask_redis(services.operations.kept_result, self.id, name))
         await self.blocking(step.begin)
         if step.done:
+            self._delivery.stepped = True
             value: T = json.loads(step.result or "null")
             return value
         self._steps += 1
@@ -204,6 +211,7 @@ class AsyncContext(Attempt):
                 step.result = encode(value)
             with self._deadline.suspended():
                 await self._save(step, also)
+            self._delivery.stepped = True
         finally:
             self._steps -= 1
             if not self._steps:

@@ -44,9 +44,10 @@ class Options:
     url: Callable[[Any], str] | None = None
     #: `order(payload)` is a key (or None) whose tasks a function that awaits `ctx.turn()` runs one after the other.
     order: Callable[[Any], str | None] | None = None
-    #: `limiters(payload)` names the limiters that every attempt acquires first, by one `ctx.acquire` without a cost: a
-    #: task is fetched with a permit of them, and waits in Redis while one has none free.
-    limiters: Callable[[Any], Sequence[str]] | None = None
+    #: `limiters(payload)` names the limiters that every attempt acquires first, by one `ctx.acquire`: a task is fetched
+    #: with a permit of them, and waits in Redis while one has none free. It may have arguments named `settings` and
+    #: `config`: the settings and the type's config of the process that submits the task.
+    limiters: Callable[..., Sequence[str]] | None = None
     #: `retry_of(payload, policy)` is the policy of one task, made from that of the type.
     retry_of: Callable[[Any, Backoff], Backoff] | None = None
     #: The type is submitted by the service itself and by no client.

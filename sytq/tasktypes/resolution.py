@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -33,15 +36,27 @@ def resolve(declared: Declaration, settings: Settings) -> TaskType:
     if priority not in PRIORITIES:
         raise ConfigError(f"task type '{name}': priority '{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
     as_declared = {each.name: getattr(options, each.name) for each in dataclasses.fields(Options)}
+    config = own_config(settings, name, options.config, policy.extra) if options.config else policy.extra
     changed = {"queue": queue, "priority": priority, "middleware": tuple(options.middleware)}
     return TaskType(
-        **as_declared | changed,
+        **as_declared | changed | {"limiters": _limiters(options.limiters, settings=settings, config=config)},
         function=declared.function,
         source=declared.source,
         retry=_retry(declared, settings, policy),
         timeout=_timeout(declared, settings, policy),
-        config=own_config(settings, name, options.config, policy.extra) if options.config else policy.extra,
+        config=config,
     )
+
+
+def _limiters(function: Callable[..., Sequence[str]] | None, **known: Any) -> Callable[..., Sequence[str]] | None:
+    """Return the function of the payload alone: what it names of `known` is given."""
+    if function is None:
+        return None
+    try:
+        named = set(inspect.signature(function).parameters)
+    except ValueError:  # such as attrgetter("hosts"), in Python 3.11
+        return function
+    return functools.partial(function, **{name: known[name] for name in named & set(known)})
 
 
 def _retry(declared: Declaration, settings: Settings, policy: Policy) -> Backoff:

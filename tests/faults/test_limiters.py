@@ -99,6 +99,13 @@ def test_tasks_that_wait_before_their_attempt_leave_no_trace(
     assert (state.running, state.waiting, state.state) == (0, 0, "closed")
 
 
+def test_task_whose_call_is_done_waits_for_no_permit_of_it(installation: Installation, crowd: Crowd) -> None:
+    installation.start_worker()
+    wait_all(installation, submit(installation, crowd, 1, "fetched"))  # the limits are known from now on
+    wait_all(installation, submit(installation, crowd, 1, "fetched-step"))
+    assert limiter(installation).state == "paused"
+
+
 @pytest.mark.parametrize("type_name", ["called", "fetched"])
 def test_the_limit_holds_when_a_killed_workers_tasks_restart(
     installation: Installation, crowd: Crowd, type_name: str

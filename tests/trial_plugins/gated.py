@@ -92,6 +92,21 @@ def fetched_plain(ctx: Context, call: Call) -> str:
     return answer.decode()
 
 
+@task("fetched-step", payload=Call, queue="called", retry=OFTEN, limiters=named)
+async def fetched_step(ctx: AsyncContext, call: Call) -> int:
+    """One call, in a step; what comes behind it fails once, and needs the provider no more."""
+
+    async def ask() -> bool:
+        async with ctx.acquire(*call.limiters()):
+            return True
+
+    await ctx.step("ask", ask)
+    if ctx.attempt == 1:
+        await ctx.pause_limiter("provider:crowd", "no credit left")
+        raise ConnectionError("nothing of the provider")
+    return ctx.attempt
+
+
 @task("closing", payload=Call, queue="called", retry=OFTEN)
 async def closing(ctx: AsyncContext, call: Call) -> bool:
     if call.name == "open":

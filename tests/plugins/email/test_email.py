@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sytq import Fail, Retry
+from sytq import Fail, Retry, Waiting
 from sytq.config import load
 from sytq.errors import ConfigError, InvalidInput
 from sytq.runtime import Runtime
@@ -40,17 +40,17 @@ def section(port: int, **more: Any) -> dict[str, str]:
     return {"TYPES__EMAIL": json.dumps(own)}
 
 
-def mailing(folder: Path, port: int, **more: Any) -> AbstractContextManager[Runtime]:
+def mailing(folder: Path, redis_url: str, port: int, **more: Any) -> AbstractContextManager[Runtime]:
     """An installation whose mail server is at `port`."""
-    return runtime_of(f"sqlite:///{folder / 'sytq.db'}", "redis://127.0.0.1:1/0", **section(port, **more))
+    return runtime_of(f"sqlite:///{folder / 'sytq.db'}", redis_url, **section(port, **more))
 
 
 @pytest.fixture
-def runtime(tmp_path: Path, server: MailServer) -> Iterator[Runtime]:
+def runtime(tmp_path: Path, redis_url: str, server: MailServer) -> Iterator[Runtime]:
     for folder in ("templates", "files"):
         (tmp_path / folder).mkdir()
     folders = {"templates": str(tmp_path / "templates"), "attachments": [str(tmp_path / "files")]}
-    with mailing(tmp_path, server.port, **folders) as made:
+    with mailing(tmp_path, redis_url, server.port, **folders) as made:
         yield made
 
 
@@ -172,7 +172,20 @@ def test_what_refuses_the_session_refuses_no_recipient(
     run = Run(runtime, "email", {"to": ["a@example.com", "b@example.com"]})
     with pytest.raises(Retry, match=re.escape(says)):
         run.start()
+    runtime.limiters.resume(f"smtp:127.0.0.1:{server.port}")  # after a refused login
     assert run.start()["sent"] == ["a@example.com", "b@example.com"]
+
+
+def test_mail_waits_without_a_login_while_the_server_refuses_it(runtime: Runtime, server: MailServer) -> None:
+    server.replies = {"MAIL": ["535 5.7.8 credentials invalid"]}
+    with pytest.raises(Retry, match="does not accept the user name") as refused:
+        send(runtime)
+    name = f"smtp:127.0.0.1:{server.port}"
+    assert runtime.submitter.prepare("email", {"to": "a@example.com"}).limiters == (name,)
+    with pytest.raises(Waiting, match=f"waiting for {name}: paused by email"):
+        send(runtime)
+    assert server.messages == []
+    assert refused.value.permit is not None and refused.value.permit.refused_by == name
 
 
 def assert_mail_is_retried_for_a_day(runtime: Runtime, says: str) -> None:
@@ -195,11 +208,11 @@ def test_retry_delay_grows_with_age_and_retries_end_at_keep_trying(runtime: Runt
     assert_mail_is_retried_for_a_day(runtime, r"1 refused for now \(450\)")
 
 
-def test_unavailable_server_consumes_no_attempt(tmp_path: Path) -> None:
+def test_unavailable_server_consumes_no_attempt(tmp_path: Path, redis_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     unavailable = pytest.raises(Retry, match=f"no connection to 127.0.0.1:{port}")
-    with mailing(tmp_path, port) as runtime, unavailable as raised:
+    with mailing(tmp_path, redis_url, port) as runtime, unavailable as raised:
         send(runtime)
     assert not raised.value.consumes_attempt
 
@@ -209,7 +222,7 @@ def test_mail_without_a_configured_server_waits_until_keep_trying(tmp_path: Path
         assert_mail_is_retried_for_a_day(runtime, r"no mail server is configured: set types\.email\.host and \.sender")
 
 
-def test_slow_server_is_abandoned_at_the_deadline(tmp_path: Path) -> None:
+def test_slow_server_is_abandoned_at_the_deadline(tmp_path: Path, redis_url: str) -> None:
     stop = threading.Event()
 
     def drip(listener: socket.socket) -> None:
@@ -224,7 +237,7 @@ def test_slow_server_is_abandoned_at_the_deadline(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=drip, args=(listener,))
         thread.start()
-        with mailing(tmp_path, listener.getsockname()[1], deadline="500ms") as runtime:
+        with mailing(tmp_path, redis_url, listener.getsockname()[1], deadline="500ms") as runtime:
             begun = time.monotonic()
             with pytest.raises(Retry, match="was not done within"):
                 send(runtime)
@@ -234,7 +247,7 @@ def test_slow_server_is_abandoned_at_the_deadline(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-def test_tls_certificate_and_login_are_verified(tmp_path: Path, security: str) -> None:
+def test_tls_certificate_and_login_are_verified(tmp_path: Path, redis_url: str, security: str) -> None:
     server = MailServer(tls=security, user="u", password="right").start()
     common = {"host": "localhost", "security": security, "username": "u"}
     try:
@@ -243,10 +256,13 @@ def test_tls_certificate_and_login_are_verified(tmp_path: Path, security: str) -
             ({"password": "wrong", "ca_file": str(PEM)}, r"does not accept the user name or password \(535\)"),
             ({"password": "right", "ca_file": str(tmp_path / "none")}, "ca_file cannot be read"),
         ):
-            with mailing(tmp_path, server.port, **common, **more) as runtime, pytest.raises(Retry, match=says):
+            with (
+                mailing(tmp_path, redis_url, server.port, **common, **more) as runtime,
+                pytest.raises(Retry, match=says),
+            ):
                 send(runtime)
         assert server.messages == []
-        with mailing(tmp_path, server.port, **common, password="right", ca_file=str(PEM)) as runtime:
+        with mailing(tmp_path, redis_url, server.port, **common, password="right", ca_file=str(PEM)) as runtime:
             assert send(runtime)["sent"] == ["a@example.com"]
     finally:
         server.stop()
@@ -276,10 +292,10 @@ def test_mail_goes_on_when_a_worker_has_another_password(tmp_path: Path, redis_u
         server.stop()
 
 
-def test_missing_starttls_prevents_sending_in_plain_text(tmp_path: Path, server: MailServer) -> None:
+def test_missing_starttls_prevents_sending_in_plain_text(tmp_path: Path, redis_url: str, server: MailServer) -> None:
     own = {"security": "starttls", "username": "u", "password": "p"}
     refused = pytest.raises(Retry, match="offers no STARTTLS")
-    with mailing(tmp_path, server.port, **own) as runtime, refused:
+    with mailing(tmp_path, redis_url, server.port, **own) as runtime, refused:
         send(runtime)
     assert server.messages == []
 
@@ -388,19 +404,19 @@ def test_attachment_path_outside_the_folder_is_refused(
     assert server.messages == []
 
 
-def test_total_size_of_attachments_is_limited(tmp_path: Path, server: MailServer) -> None:
+def test_total_size_of_attachments_is_limited(tmp_path: Path, redis_url: str, server: MailServer) -> None:
     (tmp_path / "a").write_bytes(b"x" * 600)
-    with mailing(tmp_path, server.port, attachments=[str(tmp_path)], max_attachments="1KiB") as runtime:
+    with mailing(tmp_path, redis_url, server.port, attachments=[str(tmp_path)], max_attachments="1KiB") as runtime:
         send(runtime, attachments=[{"path": "a"}])
         with pytest.raises(Fail, match=r"attachments\.1: larger than types\.email\.max_attachments"):
             send(runtime, attachments=[{"path": "a"}, {"path": "a"}])
 
 
-def test_configured_recipient_gets_mail_without_recipients(tmp_path: Path, server: MailServer) -> None:
+def test_configured_recipient_gets_mail_without_recipients(tmp_path: Path, redis_url: str, server: MailServer) -> None:
     nobody = pytest.raises(Fail, match=r"neither the payload nor types\.email\.to")
-    with mailing(tmp_path, server.port) as runtime, nobody:
+    with mailing(tmp_path, redis_url, server.port) as runtime, nobody:
         Run(runtime, "email", {}).start()
-    with mailing(tmp_path, server.port, to="ops@example.org") as runtime:
+    with mailing(tmp_path, redis_url, server.port, to="ops@example.org") as runtime:
         assert Run(runtime, "email", {}).start()["sent"] == ["ops@example.org"]
 
 

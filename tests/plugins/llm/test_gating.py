@@ -12,6 +12,7 @@ import pytest
 from sytq_plugins.llm.row import ValuationRecord
 
 from sytq import Fail, Retry, Waiting
+from sytq.broker.waits import WAITS
 from sytq.ledger.models import Task
 from tests.installation import Installation
 from tests.plugins.llm.desk import Desk
@@ -179,6 +180,38 @@ def test_repeated_call_for_a_cut_answer_needs_no_second_permit(sqlite_desk: Desk
     assert is_waiting(attempt(desk, 2), "1 of 1 calls")
 
 
+def test_valuation_names_its_limiters_where_no_other_provider_can_answer(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+
+    def named(table: str = "valuation_records", **more: str) -> tuple[str, ...]:
+        prepared = desk.runtime.submitter.prepare("llm", {"table_name": table, "id": 1, **more})
+        assert prepared.limiters is not None
+        return prepared.limiters
+
+    first = ("provider:scripted", "model:scripted/valuer-1")
+    assert named() == first
+    assert named(model="valuer 2") == first[:1]  # callers cannot fill Redis with names
+    assert named(table="unlisted") == ()
+    models = json.dumps({"valuer 2": {}})
+    steps = [{"name": "a", "prompt": "a", "model": "valuer 2"}, {"name": "b", "prompt": "b", "fallback": ["other"]}]
+    desk.configure(
+        PROVIDERS__SCRIPTED__MODELS=models,
+        PROVIDERS__OTHER=json.dumps({"base_url": desk.provider.base_url, "model": "other-1"}),
+        LLM__PROVIDER="scripted",
+        LLM__PIPELINES=json.dumps({"two": steps}),
+        LLM__TABLES=json.dumps({"valuation_records": {}, "piped": {"pipeline": "two"}}),
+    )
+    assert (named(), named("piped")) == (first, ("provider:scripted", "model:scripted/valuer_2"))
+    desk.configure(
+        PROVIDERS__OTHER=json.dumps({"base_url": desk.provider.base_url, "model": "other-1"}),
+        LLM__PROVIDER="scripted",
+        LLM__FALLBACK='["other"]',
+    )
+    assert named() == ()  # an unavailable provider is passed over by the attempt
+    desk.without_provider()
+    assert named() == ()
+
+
 # -- with real workers
 
 
@@ -207,16 +240,15 @@ class Crowd(Installation):
             await asyncio.sleep(0.02)
         await later(0.5, answers())(stage)
 
-    def valuate(self, rows: int) -> list[str]:
+    def valuate(self, rows: int, first: int = 1) -> list[str]:
+        ids = range(first, first + rows)
+
         def insert() -> None:
             ValuationRecord.insert_many(
-                [{"id": id, "status": "pending", "user_message": f"What is {id} worth?"} for id in range(1, rows + 1)]
+                [{"id": id, "status": "pending", "user_message": f"What is {id} worth?"} for id in ids]
             ).execute()
 
-        tasks = [
-            self.runtime.submitter.prepare("llm", {"table_name": "valuation_records", "id": id})
-            for id in range(1, rows + 1)
-        ]
+        tasks = [self.runtime.submitter.prepare("llm", {"table_name": "valuation_records", "id": id}) for id in ids]
         self.runtime.submitter.submit(tasks, also=insert)
         return [task.id for task in tasks]
 
@@ -241,6 +273,42 @@ def test_workers_never_exceed_the_limit_even_after_one_is_killed(tmp_path: Path,
             row = crowd.wait_state(task, "succeeded", timeout=60)
             assert row.attempts == 1  # neither waiting nor the kill consumed one
         assert crowd.provider.peak <= 4
+    finally:
+        crowd.close()
+
+
+@pytest.mark.faults
+def test_rows_of_a_paused_and_of_a_full_provider_wait_without_an_attempt(tmp_path: Path, redis_url: str) -> None:
+    crowd = Crowd(tmp_path, redis_url, {"running": 2, "adaptive": False, "tokens": 100_000})
+    try:
+        crowd.start_worker()
+        crowd.go_on.set()
+        (before,) = crowd.valuate(1)  # the limits are known from now on
+        crowd.wait_state(before, "succeeded")
+        crowd.go_on.clear()
+        limiters, inspection = crowd.runtime.limiters, crowd.runtime.inspection
+
+        def counts() -> tuple[int, int]:
+            state = inspection.limiter("provider:scripted")
+            return (state.running, state.waiting) if state else (-1, -1)
+
+        limiters.pause("provider:scripted", "ann", "maintenance")
+        tasks = crowd.valuate(8, first=2)
+        poll(lambda: counts() == (0, 8), message=counts)
+        limiters.resume("provider:scripted")
+        poll(lambda: len(crowd.provider.calls) == 3, message="two calls are made")
+        poll(lambda: counts() == (2, 6), message=counts)
+        assert sum(len(crowd.runtime.ledger.attempts(task)) for task in tasks) <= 2
+        with crowd.runtime.database.connection_context():
+            assert ValuationRecord.select().where(ValuationRecord.status == "pending").count() == 6
+        crowd.go_on.set()
+        rows = [crowd.wait_state(task, "succeeded") for task in tasks]
+        assert [(row.attempts, len(crowd.runtime.ledger.attempts(row.id))) for row in rows] == [(1, 1)] * 8
+        assert crowd.provider.peak == 2
+        state = inspection.limiter("provider:scripted")
+        assert state is not None and state.units_in_window == 9 * 30  # reserved, and corrected by what was used
+        (last,) = [json.loads(attempt.detail)[WAITS] for attempt in crowd.runtime.ledger.attempts(rows[-1].id)]
+        assert last["limiter"] == "provider:scripted"  # for the task's spans
     finally:
         crowd.close()
 
