@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from sytq import Breaker, Limiter, Waiting
+from sytq.errors import RedisUnavailable
 from tests.broker.bench import LEASE_MS
 from tests.broker.limiter_play import ONE, Play
 from tests.broker.test_fetched_permits import known, submit
+from tests.broker.test_rights import commands_of, user
+from tests.servers import RedisServer
 
 RATED = Limiter("host:rated", calls=1, window=60)
 
@@ -110,3 +115,59 @@ def test_refusal_whose_acknowledgement_is_repeated_waits_in_the_queue(play: Play
     assert play.bench.ack(worker, item, "wait", delay_ms=600_000, wanted=permit.wanted(None)) == 0
     play.release(first)
     assert play.called() == ["b"]
+
+
+#: What the scripts run that hand permits over.
+HANDS_OVER = sorted(
+    commands_of("_limiters.lua", "_grant.lua", "_wait_queue.lua", "_admit.lua", "_release.lua", "_release_fetched.lua")
+)
+
+
+def refused_once(play: Play, server: RedisServer, command: str, call: Callable[[], object]) -> None:
+    """Make a call that Redis refuses where it runs this command, and repeat it as a worker does."""
+    admin, own = server.client(), play.bench.redis
+    play.bench.redis = play.limiters._redis = user(server, "+@all", "~*", f"-{command}")
+    try:
+        call()
+    except RedisUnavailable:
+        admin.execute_command("ACL", "SETUSER", "limited", "+@all")
+        call()
+    finally:
+        play.bench.redis = play.limiters._redis = own
+
+
+def test_p1_handover_refused_halfway_strands_no_task(play: Play, every_server: RedisServer) -> None:
+    """No task needs its fallback, no limit is exceeded, and no permit or record is left."""
+    keys = play.bench.keys
+    for command in HANDS_OVER:
+
+        def refused(call: Callable[[], object], command: str = command) -> None:
+            refused_once(play, every_server, command, call)
+
+        def ack_all() -> None:
+            assert len(play.started) <= 1, command  # noqa: B023
+            for name in list(play.started):
+                worker, item = play.started.pop(name)
+                refused(lambda: play.bench.ack(worker, item, "done"))  # noqa: B023
+
+        play.bench.flush()
+        known(play, ONE)
+        submit(play, "a", "b", "c")
+        refused(lambda: play.start(slots=1, sweep=True))
+        play.limiters.pause(ONE.name, "ann", "moving")
+        refused(lambda: play.start(sweep=True))
+        ack_all()
+        play.limiters.resume(ONE.name)
+        for _ in range(9):
+            refused(play.tend)
+            play.later(0.5)
+            if play.start(sweep=True) == [] and play.bench.redis.ask("EXISTS", keys.permits) == 0:
+                break
+            ack_all()
+        for name in "abc":  # a delay may be left until its time
+            play.bench.operations.reschedule(name, play.bench.now_ms())
+        play.bench.promote()
+        ended = [play.bench.live(name)[0] for name in "abc"]  # type: ignore[index]
+        assert ended == ["succeeded"] * 3, command
+        left = (keys.wait_queues, keys.waiting, keys.permits, keys.delayed("q"), keys.bodies("q"))
+        assert [key for key in left if play.bench.redis.ask("EXISTS", key)] == [], command

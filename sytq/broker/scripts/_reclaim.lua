@@ -77,6 +77,7 @@ local function reclaim_entry(k, entry, fields, worker, how)
   end
   if l and worker and began then redis.call('HINCRBY', stats, l.type .. ':reclaimed', 1) end
   held[k .. ':' .. entry] = true
+  if not began then return start_or_wait(k, entry, fields, l) end
   -- Where a limiter refuses it starts with the permit of its type alone: its attempt waits for the others as for any further one.
   local wanted, refused
   if l then wanted, refused = admit(id, l, field(fields, 'message')) end
@@ -84,7 +85,7 @@ local function reclaim_entry(k, entry, fields, worker, how)
     wanted.limiters = { wanted.own_type }
     wanted = wanted.own_type and wanted
   end
-  start(k, entry, fields, began, wanted)
+  start(k, entry, fields, true, wanted)
 end
 
 -- Claims a consumer's entries, except those in `skip`.

@@ -83,26 +83,26 @@ local function queues(first, last, key)
 end
 
 -- Hands over the permits of all its limiters to a waiting task: it holds them and is queued, to be fetched before others.
--- An attempt that waits in place finds them when it asks again.
+-- An attempt that waits in place finds them when it asks again. It leaves the wait queue last, so that it is handed them once
+-- more when Redis refused a call halfway.
 local function hand_to(id, w, l)
   local wanted = { id = id, token = int(l.token), created = w.created, cost = w.units, permit = w.permit or '0' }
-  for _, name in ipairs(w.gates) do grant(get(name), wanted, {}) end
-  redis.call('ZREM', QUEUE, place(id, w))
-  if l.state == 'running' then return redis.call('HDEL', WAITING, id) end
-  w.granted = true
-  redis.call('HSET', WAITING, id, cjson.encode(w))
+  for _, name in ipairs(w.gates) do grant(get(name), wanted, held_by(id, name)) end
+  if l.state == 'running' then return forget_wait(id, w) end
   local k = first_key[l.queue]
-  l.consumer = GRANTED
-  if l.state == 'retrying' then
-    -- In this order, so that a call that Redis refused halfway leaves the task where promote.lua finds it.
+  local is_delayed = l.state == 'retrying'
+  if is_delayed then
     local message = redis.call('HGET', KEYS[k + 1], id)
-    l.state, l.entry = 'queued', redis.call('XADD', KEYS[k + (STREAM[l.priority] or STREAM.normal)], '*', 'id', id, 'message', message)
-    redis.call('HSET', LIVE, id, pack_live(l))
-    redis.call('ZREM', KEYS[k], id)
-    redis.call('HDEL', KEYS[k + 1], id)
-  else
-    redis.call('HSET', LIVE, id, pack_live(l))
+    l.entry = redis.call('XADD', KEYS[k + (STREAM[l.priority] or STREAM.normal)], '*', 'id', id, 'message', message)
   end
+  l.state, l.consumer, w.granted = 'queued', GRANTED, true
+  redis.call('HSET', LIVE, id, pack_live(l))
+  if is_delayed then
+    redis.call('HDEL', KEYS[k + 1], id)
+    redis.call('ZREM', KEYS[k], id)
+  end
+  redis.call('HSET', WAITING, id, cjson.encode(w))
+  redis.call('ZREM', QUEUE, place(id, w))
   redis.call('RPUSH', KEYS[k + 2], id)
   redis.call('LTRIM', KEYS[k + 2], -1000, -1)
 end
@@ -125,8 +125,8 @@ local function serve(limiter, most)
       local other = refusing(w, limiter)
       if other == limiter then return end
       if other then
-        redis.call('ZREM', QUEUE, member)
         enqueue(id, w, other)
+        redis.call('ZREM', QUEUE, member)
       else
         hand_to(id, w, l)
         most = most - 1

@@ -21,8 +21,8 @@ if state == 'queued' then
   if entry == '' then redis.call('HDEL', KEYS[8], id) else redis.call('XDEL', KEYS[5], entry) end
   redis.call('ZREM', KEYS[9], id)
 else
-  redis.call('ZREM', KEYS[6], id)
   redis.call('HDEL', KEYS[7], id)
+  redis.call('ZREM', KEYS[6], id)
 end
 redis.call('HDEL', KEYS[10], id)
 redis.call('HDEL', KEYS[4], id)  -- requested when Redis did not know the task

@@ -11,8 +11,8 @@ for _, id in ipairs(ids) do
     l.state = 'queued'
     redis.call('HSET', KEYS[1], id, pack_live(l))
   end
-  redis.call('ZREM', KEYS[2], id)  -- last, so that a call that Redis refused halfway can be repeated
   redis.call('HDEL', KEYS[3], id)
+  redis.call('ZREM', KEYS[2], id)  -- last, so that a call that Redis refused halfway can be repeated
 end
 local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
 local bell = redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)[1]
