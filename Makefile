@@ -48,7 +48,7 @@ storm: setup-test ## ten minutes of random faults under load; STORM="--seed 7 --
 	@tools/test-servers
 	@$(BIN)/python -m tests.faults.storm $(STORM)
 
-bench: setup-test ## measure limiters and plain tasks beside what they are compared with; some 20 minutes, alone on a machine
+bench: setup-test ## measure limiters and plain tasks beside what they are compared with; five minutes, alone on a machine
 	@$(BIN)/python -m bench.webhooks
 	@$(BIN)/python -m bench.broker --pickups 0
 	@$(BIN)/python -m bench.full_limiter

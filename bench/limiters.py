@@ -2,7 +2,7 @@
 
     python -m bench.limiters [--processes 2] [--seconds 4] [--tasks 2000] [--limit 50]
 
-Prints permits a second through two limiters (enter and leave, a script each) from several processes at once, with the
+Prints permits a second of two limiters (acquired and released, a script each) from several processes at once, with the
 server's time for each script; and for tasks of 0.2 s, of which few may run at once, on two worker processes: how long
 all of them took beside the ideal, and how many starts were refused.
 """
