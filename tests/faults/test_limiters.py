@@ -223,8 +223,8 @@ def test_a_probe_of_a_killed_worker_does_not_keep_the_breaker_half_open(
     crowd.seconds, crowd.answer = 0.05, b"no"
     first = installation.start_worker()
     tasks = submit(installation, crowd, 6, running=3, breaker=True)
-    poll(lambda: limiter(installation).state == "open" if crowd.calls else False, message="it opens")
-    crowd.seconds, crowd.answer = 60, b"ok"
+    poll(lambda: crowd.calls and limiter(installation).state == "open" and crowd.now == 0, message="it opens")
+    crowd.seconds, crowd.answer = 60, b"ok"  # of the probes alone: no other call is under way
     poll(lambda: limiter(installation).state == "half_open" and limiter(installation).running == 2, message="tried")
     installation.start_worker()
     first.kill()
