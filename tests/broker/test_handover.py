@@ -29,6 +29,39 @@ def test_task_handed_a_permit_waits_when_the_breaker_opens_meanwhile(play: Play)
     assert (play.state(limiter).running, play.state(limiter).waiting) == (0, 1)
 
 
+def test_half_open_breaker_hands_over_as_many_permits_as_it_lets_through(play: Play) -> None:
+    limiter = Limiter("host:half", breaker=Breaker(max_requests=2, timeout=60, min_calls=1))
+    known(play, limiter)
+    submit(play, *"abcde", limiters=(limiter,))
+    play.start(slots=1)
+    play.ack("a", permit_outcome="failed")
+    assert play.start() == []
+    play.later(61)
+    play.tend()
+    assert play.called() == ["b", "c"]
+    play.tend()
+    assert play.called() == []
+    play.ack("b", permit_outcome="unused")
+    play.tend()
+    assert play.called() == ["d"]
+    for name in "cd":
+        play.ack(name)
+    play.tend()
+    assert (play.state(limiter).state, play.called()) == ("closed", ["e"])
+
+
+def test_task_whose_permits_lapsed_at_one_limiter_counts_one_call(play: Play) -> None:
+    rated, other = Limiter("a:rated", calls=1, window=60), Limiter("b:other", concurrency=1)
+    known(play, rated, other)
+    submit(play, "a", limiters=(rated, other))
+    assert play.start() == []
+    play.later(61)
+    play.tend()
+    play.bench.redis.ask("ZREMRANGEBYLEX", play.bench.keys.permits, "[b:other|", "(b:other}")
+    assert play.called() == ["a"]
+    assert (play.state(rated).calls_in_window, play.state(rated).running, play.state(other).running) == (1, 1, 1)
+
+
 def test_handed_over_permit_that_nobody_fetches_counts_no_call(play: Play) -> None:
     known(play, RATED)
     submit(play, "a", limiters=(RATED,))
