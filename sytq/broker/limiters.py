@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 _MAX_RECOUNTED = 50
 #: A waiting task starts as soon as a permit is handed over to it; its due time is a fallback: the estimate times a
 #: factor, plus seconds.
-_FALLBACK = (1.2, 60.0)
+_FALLBACK = (1.2, 5.0)
 _MAX_WAIT = 600.0
 
 

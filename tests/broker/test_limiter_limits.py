@@ -53,10 +53,10 @@ def test_wait_for_a_window_grows_with_the_wait_queue_position(play: Play) -> Non
     for n in range(2):
         play.acquire(f"t{n}", limiter)
     waits = [float(play.wait(f"t{n}", limiter).after or 0) for n in range(2, 10)]
-    # (10, 10, 20, 20, ...) s of estimate; the fallback is a fifth and a minute later, and up to a tenth of jitter.
+    # (10, 10, 20, 20, ...) s of estimate; the fallback is a fifth and 5 s later, and up to a tenth of jitter.
     for n, wait in enumerate(waits):
         estimate = 10 * (1 + n // 2)
-        assert estimate * 1.15 + 59 < wait < (estimate * 1.2 + 60) * 1.1 + 1
+        assert estimate * 1.15 + 4 < wait < (estimate * 1.2 + 5) * 1.1 + 1
 
 
 # -- adaptive

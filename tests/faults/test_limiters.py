@@ -134,6 +134,9 @@ def test_frozen_worker_keeps_its_permits_until_its_lease_expires(
         tasks = submit(installation, crowd, 8, running=2)
         # Not before both calls have arrived: a half-sent call of a frozen worker ends by itself.
         poll(lambda: crowd.calls.total() == 2, message="its calls are under way")
+        # And not in the middle of a transaction, whose locks would outlive its lease.
+        for task, state in zip(tasks, ["running"] * 2 + ["retrying"] * 6, strict=True):
+            installation.wait_state(task, state)
         frozen.signal(signal.SIGSTOP)
         crowd.seconds = 1.0
         poll(lambda: crowd.now == 0, message="those calls end")
