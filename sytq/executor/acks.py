@@ -1,22 +1,25 @@
-"""Acknowledgements: one thread writes the outcomes of attempts to Redis, in batches, until Redis has taken them."""
+"""Acknowledgements: the outcomes of attempts are written to Redis, in batches, until Redis has taken them."""
 
 from __future__ import annotations
 
+import asyncio
 import collections
+import contextlib
 import json
 import threading
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
 from sytq import clock
+from sytq.batcher import Batcher
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.limiters import Limiters, handover_keys, log_changes, state_keys
 from sytq.errors import RedisUnavailable
-from sytq.executor.watchdog import turn
 from sytq.observability.outages import log_failure
 
 log = structlog.get_logger(__name__)
@@ -30,11 +33,12 @@ _DELIVERY_BYTES = 2000  # of a delivery without its texts, which are held encode
 _ENDS = ("done", "dead", "cancelled")
 
 
-class Acks(threading.Thread):
+class Acks:
     """The next batch gathers while one is written: busy workers share round trips, idle workers do not wait."""
 
     def __init__(
         self,
+        loop: asyncio.AbstractEventLoop,
         redis: Redis,
         keys: Keys,
         consumer: str,
@@ -42,76 +46,60 @@ class Acks(threading.Thread):
         limiters: Limiters,
         acked: Callable[[Delivery], None],
     ) -> None:
-        super().__init__(name="acks", daemon=True)
+        self._loop = loop
         self._redis = redis
         self._keys = keys
         self._consumer = consumer
         self._limited = limited  # queues with a limit, whose waiters are notified when a task ends
         self._limiters = limiters
         self._acked = acked
-        self._waiting: list[Delivery] = []
+        self._batcher = Batcher(self._process, name="acknowledgements", max_size=_BATCH)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="acks")
         self._taken: collections.deque[tuple[float, int, Delivery]] = collections.deque()
         self._taken_bytes = 0
-        self._changed = threading.Condition()
-        self._writing = False
-        self._stopping = False
+        self._lock = threading.Lock()
 
     def put(self, delivery: Delivery) -> None:
-        """Acknowledge an attempt with the next batch."""
+        """Acknowledge an attempt with the next batch. Called on the event loop."""
         delivery.ended = clock.now()
-        with self._changed:
-            self._waiting.append(delivery)
-            self._changed.notify_all()
+        self._batcher.add(delivery)
 
     def forget(self) -> None:
         """Drop the ends that SQL has by now; call it only while Redis was not emptied."""
-        with self._changed:
+        with self._lock:
             self._forget(lambda at: at < time.monotonic() - _KEPT)
 
     def repeat(self) -> None:
         """Acknowledge the latest ends again: Redis was emptied, perhaps before SQL had them."""
-        with self._changed:
-            self._waiting += [delivery for _, _, delivery in self._taken]
+        with self._lock:
+            taken = [delivery for _, _, delivery in self._taken]
             self._taken.clear()
             self._taken_bytes = 0
-            self._changed.notify_all()
+        for delivery in taken:
+            self._loop.call_soon_threadsafe(self._batcher.add, delivery)
 
     def stop(self, timeout: float) -> bool:
-        """Write the waiting outcomes, for at most `timeout` seconds, and end. False when some were left."""
-        with self._changed:
-            empty = self._changed.wait_for(lambda: not self._waiting and not self._writing, timeout)
-            self._stopping = True
-            self._changed.notify_all()
-        return empty
+        """Write the waiting outcomes, for at most `timeout` seconds. False when some were left."""
+        written = asyncio.run_coroutine_threadsafe(self._batcher.drain(), self._loop)
+        with contextlib.suppress(TimeoutError):
+            written.result(timeout)
+        return written.done()
 
-    def run(self) -> None:
+    async def _process(self, batch: list[Delivery]) -> list[None]:
         pause, again = 0.05, False
         while True:
-            with self._changed:
-                turn()
-                self._changed.wait_for(lambda: self._waiting or self._stopping, timeout=1.0)
-                if not self._waiting:
-                    if self._stopping:
-                        return
-                    continue
-                batch, self._writing = self._waiting[:_BATCH], True
             try:
-                self._write(batch, again)
+                await self._loop.run_in_executor(self._thread, self._write, batch, again)
+                return [None] * len(batch)
             except RedisUnavailable as error:
                 # The work must not be repeated: its outcome stays here until Redis answers.
-                log_failure(log, "acknowledgements postponed: Redis unavailable", error, waiting=len(self._waiting))
-                if self._stopping:
-                    return
-                time.sleep(pause)
-                pause, again = min(pause * 2, 1.0), True
-                continue
-            finally:
-                with self._changed:
-                    self._writing = False
-            pause, again = 0.05, False
-            with self._changed:
-                del self._waiting[: len(batch)]
-                self._changed.notify_all()
+                log_failure(log, "acknowledgements postponed: Redis unavailable", error, waiting=len(batch))
+            except Exception:
+                log.critical("acknowledgements failed", exc_info=True)
+                self._loop.stop()  # the watchdog ends the process
+                raise
+            await asyncio.sleep(pause)
+            pause, again = min(pause * 2, 1.0), True
 
     def _write(self, batch: list[Delivery], again: bool) -> None:
         slots: dict[tuple[str, str], int] = {}
@@ -162,7 +150,7 @@ class Acks(threading.Thread):
             self._acked(run)
 
     def _keep(self, run: Delivery, size: int) -> None:
-        with self._changed:
+        with self._lock:
             self._taken.append((time.monotonic(), size, run))
             self._taken_bytes += size
             self._forget(lambda _: self._taken_bytes > _KEPT_BYTES)

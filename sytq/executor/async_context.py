@@ -187,35 +187,10 @@ class AsyncContext(Attempt):
 
         What `also`, a plain function, writes to the database, it writes in the transaction that records the result.
         """
-        self._go_on()
-        services, timeout = self._services, self.settings.worker.redis_timeout
-        threads = services.checkpoint_threads
-        step = Checkpoint(services.ledger, services.operations, self._delivery, name, self.log, threads, timeout)
-        await step.look(self._lease.ask_redis(services.operations.kept_result, self.id, name))
-        await self.blocking(step.begin)
-        if step.done:
-            self._delivery.stepped = True
-            value: T = json.loads(step.result or "null")
-            return value
-        self._steps += 1
-        try:
-            if step.result is not None:
-                value = json.loads(step.result)
-            else:
-                try:
-                    await self._lease.verify()
-                    value = await function()
-                except Exception:
-                    await self.blocking(step.forget)
-                    raise
-                step.result = encode(value)
-            with self._deadline.suspended():
-                await self._save(step, also)
-            self._delivery.stepped = True
-        finally:
-            self._steps -= 1
-            if not self._steps:
-                await self._await_releases()
+        async with self._checkpoint(name, also) as step:
+            if step.result is None:
+                step.value = await function()
+        value: T = step.value
         return value
 
     async def blocking(self, function: Callable[..., T], *args: Any) -> T:
@@ -224,6 +199,37 @@ class AsyncContext(Attempt):
         if self._portal is not None:  # the function's own thread, which waits for this
             return await self._portal.call(call)
         return await asyncio.get_running_loop().run_in_executor(self._services.threads, call)
+
+    @contextlib.asynccontextmanager
+    async def _checkpoint(self, name: str, also: Callable[[], None] | None) -> AsyncIterator[Checkpoint]:
+        """The block sets the step's value, unless there is a result already."""
+        self._go_on()
+        services, timeout = self._services, self.settings.worker.redis_timeout
+        threads = services.checkpoint_threads
+        step = Checkpoint(services.ledger, services.operations, self._delivery, name, self.log, threads, timeout)
+        await step.look(self._lease.ask_redis(services.operations.kept_result, self.id, name))
+        await self.blocking(step.begin)
+        if step.result is not None:
+            step.value = json.loads(step.result)
+        self._steps += 1
+        try:
+            try:
+                if step.result is None:
+                    await self._lease.verify()
+                yield step
+            except Exception:
+                await self.blocking(step.forget)
+                raise
+            if step.result is None:
+                step.result = encode(step.value)
+            if not step.done:
+                with self._deadline.suspended():
+                    await self._save(step, also)
+            self._delivery.stepped = True
+        finally:
+            self._steps -= 1
+            if not self._steps:
+                await self._await_releases()
 
     async def _save(self, step: Checkpoint, also: Callable[[], None] | None) -> None:
         saving = asyncio.ensure_future(step.save(also))

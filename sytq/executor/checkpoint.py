@@ -61,6 +61,7 @@ class Checkpoint:
         self._kept = False
         self._unavailable: RedisUnavailable | None = None
         self.result: str | None = None  # JSON text
+        self.value: Any = None  # its value
         self.done = False
 
     async def look(self, kept_result: Awaitable[str | None]) -> None:

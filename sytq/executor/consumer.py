@@ -176,7 +176,7 @@ class StreamConsumer(Consumer):
                 log.error("message moved to the dead letters", stream=stream, entry=entry.decode())
                 delivery.id = task_id.decode(errors="replace")
                 delivery.outcome = Outcome("unreadable", error="the message cannot be decoded")
-            self._executor.acks.put(delivery)
+            self._executor.event_loop.loop.call_soon_threadsafe(self._executor.acks.put, delivery)
         return deliveries
 
     def _hold(self, delivery: Delivery, acquired_ms: bytes, awaited: bytes, cost: bytes, *limits: bytes) -> None:

@@ -62,6 +62,10 @@ class Context(Attempt):
             yield permit
 
     def step(self, name: str, function: Callable[[], T], also: Callable[[], None] | None = None) -> T:
-        return self._portal.wait(self._awaited.step(name, self._portal.awaitable(function), also))
+        with self._portal.entered(self._awaited._checkpoint(name, also)) as step:
+            if step.result is None:
+                step.value = function()
+        value: T = step.value
+        return value
 
     acquire.__doc__, step.__doc__ = AsyncContext.acquire.__doc__, AsyncContext.step.__doc__

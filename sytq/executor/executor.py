@@ -82,8 +82,8 @@ class Executor:
         self.slots = Slots(settings.max_running)
         limited = {queue for queue, limit in self.limits.items() if limit.running}
         self.limiters = Limiters(task_redis, keys, self.lease, broker.queues, lambda: self.heartbeat.epoch)
-        self.acks = Acks(redis, keys, self.name, limited, self.limiters, self._untrack)
         self.event_loop = EventLoop(broker, hooks, self.stopping, self._finished)
+        self.acks = Acks(self.event_loop.loop, redis, keys, self.name, limited, self.limiters, self._untrack)
         self.heartbeat = Heartbeat(
             heartbeat_redis,
             keys,
@@ -106,7 +106,7 @@ class Executor:
         """Open the slots and start the threads."""
         self.event_loop.threads.start(threads, self._broker)
         self.slots.open(threads=threads, loop_slots=loop_slots)
-        for thread in (self.acks, self.heartbeat, self.event_loop):
+        for thread in (self.heartbeat, self.event_loop):
             thread.start()
 
     def watch(
@@ -115,7 +115,7 @@ class Executor:
         """Start the watchdog over these threads and `others()`; it calls `healthy` while it finds nothing."""
         watchdog = Watchdog(
             self.event_loop,
-            (self.acks, self.heartbeat, self.event_loop),
+            (self.heartbeat, self.event_loop),
             lambda: [*others(), *self.event_loop.threads.threads],
             self.find,
             healthy,

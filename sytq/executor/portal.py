@@ -1,7 +1,7 @@
 """The portal between the thread of a plain function and the event loop: the function waits for coroutines through it.
 
-A coroutine may have its thread call functions meanwhile. An interruption reaches the innermost of both: a coroutine is
-cancelled, a function interrupted as Dramatiq does it.
+A coroutine may have that thread do blocking work meanwhile. An interruption cancels the coroutine that the function
+waits for; else it is raised in the function, as Dramatiq does it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import contextvars
 import ctypes
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from dramatiq.threading import Interrupt, raise_thread_exception
@@ -29,6 +30,7 @@ class Portal:
         self._thread: int | None = None  # that runs the function; None before and after
         self._visit: _Visit[Any] | None = None  # what that thread waits for
         self._interruption: type[Interrupt] | None = None  # at most one
+        self._entered: list[contextlib.AbstractAsyncContextManager[Any]] = []
 
     # -- on the thread
 
@@ -50,21 +52,21 @@ class Portal:
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the event loop; return its value or raise."""
         visit: _Visit[T] = _Visit(self._loop, coroutine)
-        own = threading.get_ident() == self._thread
+        own, outer = threading.get_ident() == self._thread, None
         try:
             if own:
                 with self._lock:
-                    self._visit = visit
+                    outer, self._visit = self._visit, visit
             self._loop.call_soon_threadsafe(visit.start)
-            self._serve(visit, own)
-        except Interrupt:  # between two of the functions that the coroutine asked for
+            visit.serve()
+        except Interrupt:  # raised while the thread was not known to wait yet
             self._loop.call_soon_threadsafe(visit.abandon)
-            self._serve(visit, False)
+            visit.serve()
             raise
         finally:
             if own:
                 with self._lock:
-                    self._visit = None
+                    self._visit = outer
         if visit.cancelled and self._interruption is not None:
             raise self._interruption
         if visit.error is not None:
@@ -74,62 +76,33 @@ class Portal:
     @contextlib.contextmanager
     def entered(self, manager: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:
         """An async context manager as a plain one."""
+
+        async def enter() -> T:
+            value = await manager.__aenter__()
+            self._entered.append(manager)
+            return value
+
+        async def leave(*error: Any) -> bool:
+            self._entered.remove(manager)
+            return bool(await manager.__aexit__(*error))
+
         with contextlib.ExitStack() as stack:
-
-            def leave(*error: Any) -> bool:
-                async def leaving() -> bool:
-                    return bool(await manager.__aexit__(*error))
-
-                return self.wait(leaving())
-
-            async def entering() -> T:
-                return await manager.__aenter__()
-
-            value = self.wait(entering())
-            stack.push(leave)
+            value = self.wait(enter())
+            stack.push(lambda *error: self.wait(leave(*error)))
             yield value
-
-    def _serve(self, visit: _Visit[Any], interruptible: bool) -> None:
-        while (asked := visit.asked.get()) is not None:
-            if asked.dropped or not self._go_to(asked, interruptible):
-                continue
-            try:
-                asked.value = asked.function()
-            except BaseException as error:
-                asked.error = error
-            if interruptible and asked.interruptible:
-                with self._lock:
-                    self._visit = visit
-            self._loop.call_soon_threadsafe(asked.end)
-
-    def _go_to(self, asked: _Asked[Any], interruptible: bool) -> bool:
-        """Let interruptions reach the function rather than the coroutine. False where that is cancelled already."""
-        if not (interruptible and asked.interruptible):
-            return True
-        with self._lock:
-            if self._visit is not None and self._visit.cancelled:
-                return False
-            self._visit = None
-        return True
 
     # -- on the event loop
 
-    async def call(self, function: Callable[[], T], *, interruptible: bool = False) -> T:
-        """Call a function on the thread that waits for the running coroutine."""
-        asked = _Asked(function, interruptible, self._loop.create_future())
-        _visit.get().asked.put(asked)
-        try:
-            await asked.ended
-        except asyncio.CancelledError:
-            asked.dropped = True
-            raise
-        if asked.error is not None:
-            raise asked.error
-        return asked.value
+    async def call(self, function: Callable[[], T]) -> T:
+        """Call a function, which is not interrupted, on the thread that waits for the running coroutine."""
+        asked: Future[T] = Future()
+        _visit.get().asked.put((asked, function))
+        return await asyncio.wrap_future(asked)
 
-    def awaitable(self, function: Callable[[], T]) -> Callable[[], Awaitable[T]]:
-        """Return the function for a coroutine to await; its thread calls it, and may be interrupted in it."""
-        return lambda: self.call(function, interruptible=True)
+    async def close(self) -> None:
+        """Leave the context managers that an interruption has kept the function from leaving."""
+        while self._entered:
+            await self._entered.pop().__aexit__(asyncio.CancelledError, asyncio.CancelledError(), None)
 
     @property
     def interrupted(self) -> bool:
@@ -151,7 +124,7 @@ class _Visit(Generic[T]):
     """A coroutine that a thread waits for, and what it asks of that thread; None at its end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> None:
-        self.asked: queue.SimpleQueue[_Asked[Any] | None] = queue.SimpleQueue()
+        self.asked: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self.task: asyncio.Task[None] | None = None
         self.cancelled = False
         self.value: T
@@ -160,6 +133,19 @@ class _Visit(Generic[T]):
         self._coroutine = coroutine
         self._context = contextvars.copy_context()
         self._context.run(_visit.set, self)
+
+    def serve(self) -> None:
+        """Call what the coroutine asks for, until it has ended."""
+        while (asked := self.asked.get()) is not None:
+            future, function = asked
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function())
+            except StopIteration as error:  # no coroutine can raise it
+                future.set_exception(RuntimeError("StopIteration was raised").with_traceback(error.__traceback__))
+            except BaseException as error:
+                future.set_exception(error)
 
     def start(self) -> None:
         self.task = self._loop.create_task(self._run(), context=self._context)
@@ -186,22 +172,6 @@ class _Visit(Generic[T]):
         if self.task is None:  # never started
             self.start()
         self.cancel()
-
-
-class _Asked(Generic[T]):
-    """A function that a coroutine asks its thread to call."""
-
-    def __init__(self, function: Callable[[], T], interruptible: bool, ended: asyncio.Future[None]) -> None:
-        self.function = function
-        self.interruptible = interruptible
-        self.ended = ended
-        self.dropped = False
-        self.value: T
-        self.error: BaseException | None = None
-
-    def end(self) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
 
 
 _visit: contextvars.ContextVar[_Visit[Any]] = contextvars.ContextVar("visit")

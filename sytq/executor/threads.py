@@ -92,6 +92,7 @@ class Threads:
                 if call.dropped or (call.portal.interrupted and call.delivery.returned):
                     raise
                 self._interrupt(call)
+        await call.portal.close()
         error, call.error = call.error, None
         if isinstance(error, Interrupt) and call.portal.interrupted:
             raise asyncio.CancelledError

@@ -13,6 +13,7 @@ from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.keys import Keys
 from sytq.broker.limiters import Limiters
 from sytq.executor.acks import Acks
+from tests.executor.test_checkpoint import event_loop
 from tests.servers import poll
 
 MIB = 1 << 20
@@ -24,9 +25,10 @@ class Ends:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis, self._keys = redis, keys
         self._acked: list[str] = []
-        self.acks = Acks(redis, keys, "w", (), Limiters(redis, keys, 4.0), lambda run: self._acked.append(run.id))
+        self.loop = event_loop()
+        limiters = Limiters(redis, keys, 4.0)
+        self.acks = Acks(self.loop, redis, keys, "w", (), limiters, lambda run: self._acked.append(run.id))
         self.empty()
-        self.acks.start()
 
     def empty(self) -> None:
         self._redis.ask("DEL", self._keys.events, self._keys.live)
@@ -40,7 +42,7 @@ class Ends:
         stream = self._keys.stream("q", "normal")
         run = Delivery(message, stream=stream, entry=b"1-1", body=b"x" * size, attempts=1, max_attempts=1, token=5)
         run.outcome = Outcome("done")
-        self.acks.put(run)
+        self.loop.call_soon_threadsafe(self.acks.put, run)
         poll(lambda: name in self._acked, message="Redis takes the end, and the worker keeps it")
 
     def repeated(self, then: str) -> list[str]:

@@ -8,7 +8,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -93,19 +93,19 @@ def test_function_waits_for_coroutines_and_these_for_functions(pool: Pool) -> No
 
 def test_function_that_exits_ends_neither_its_thread_nor_the_event_loop(pool: Pool) -> None:
     async def step(function: Callable[[], None]) -> None:
-        await pool.portal.awaitable(function)()
+        await pool.portal.call(function)
 
     seen: list[type[BaseException]] = []
 
     def run() -> None:
-        for error in (SystemExit, KeyboardInterrupt):
+        for error in (SystemExit, KeyboardInterrupt, StopIteration):
             try:
                 pool.portal.wait(step(lambda error=error: raises(error)))
             except BaseException as raised:
                 seen.append(type(raised))
 
     pool.start(run).result(30)
-    assert seen == [SystemExit, KeyboardInterrupt]
+    assert seen == [SystemExit, KeyboardInterrupt, RuntimeError]
 
 
 def raises(error: type[BaseException]) -> None:
@@ -129,7 +129,7 @@ def test_another_thread_of_the_function_may_wait_too(pool: Pool) -> None:
 
 
 def test_cancellation_reaches_what_runs_now(pool: Pool) -> None:
-    """Python code, a coroutine that it waits for, and a function that such a coroutine called."""
+    """Python code, a coroutine that it waits for, and both within an async context manager, which is left."""
     at, ended = threading.Event(), list[str]()
 
     async def hang() -> None:
@@ -139,8 +139,13 @@ def test_cancellation_reaches_what_runs_now(pool: Pool) -> None:
         finally:
             ended.append("coroutine")
 
-    async def step(function: Callable[[], None]) -> None:
-        await pool.portal.awaitable(function)()
+    @contextlib.asynccontextmanager
+    async def step() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.sleep(0)
+            ended.append("step")
 
     def plain() -> None:
         at.set()
@@ -150,10 +155,12 @@ def test_cancellation_reaches_what_runs_now(pool: Pool) -> None:
         pool.portal.wait(hang())
 
     def inside() -> None:
-        pool.portal.wait(step(plain))
+        with pool.portal.entered(step()):
+            plain()
 
     def inside_waiting() -> None:
-        pool.portal.wait(step(waiting))
+        with pool.portal.entered(step()):
+            waiting()
 
     for function in (plain, waiting, inside, inside_waiting):
         at.clear()
@@ -170,7 +177,7 @@ def test_cancellation_reaches_what_runs_now(pool: Pool) -> None:
         pool.cancel()
         with pytest.raises(concurrent.futures.CancelledError):
             attempt.result(30)
-    assert ended == ["plain", "coroutine", "waiting", "inside", "coroutine", "inside_waiting"]
+    assert ended == ["plain", "coroutine", "waiting", "step", "inside", "coroutine", "step", "inside_waiting"]
 
 
 def test_function_that_polls_ends_by_itself_or_after_its_grace(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,22 +259,33 @@ def test_function_that_ends_in_spite_of_its_interruption_has_ended(pool: Pool) -
     assert attempt.result(30) is None
 
 
-def test_no_interruption_outlives_its_function(pool: Pool) -> None:
-    async def nothing() -> None:
+def test_no_interruption_outlives_its_function_or_keeps_what_it_acquired(pool: Pool) -> None:
+    held = 0
+
+    @contextlib.asynccontextmanager
+    async def nothing() -> AsyncIterator[None]:
+        nonlocal held
         await pool.portal.call(lambda: None)
+        held += 1
+        try:
+            yield
+        finally:
+            held -= 1
 
     for seed in range(300):
         chance = random.Random(seed)
 
         def run(waits: int = chance.randrange(4)) -> None:
             for _ in range(waits):
-                pool.portal.wait(nothing())
+                with pool.portal.entered(nothing()):
+                    pass
 
         attempt = pool.start(run)
         time.sleep(chance.random() * 0.0005)
         pool.loop.call_soon_threadsafe(lambda: pool.task and pool.task.cancel())
         with contextlib.suppress(concurrent.futures.CancelledError):
             attempt.result(30)
+        assert held == 0, seed
     assert [thread.is_alive() for thread in pool.threads.threads] == [True]
 
 

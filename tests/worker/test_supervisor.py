@@ -133,7 +133,7 @@ def test_every_death_is_one_error_line_with_the_cause(installation: Installation
     os.kill(first, signal.SIGSEGV)
     os.kill(second, signal.SIGTERM)
     group.wait_started(5)
-    installation.submit("end-thread", "acks")  # its watchdog ends the process
+    installation.submit("end-thread", "heartbeat")  # its watchdog ends the process
     group.wait_started(6)
     deaths = group.deaths()
     assert {line["error"] for line in deaths} == {

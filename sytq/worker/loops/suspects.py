@@ -31,6 +31,8 @@ _INTERVAL = 0.5
 _MAX_TASKS = 100
 #: Seconds until the next start after a process that did nothing: no suspect may run now, or it is broken.
 _PAUSE = 10.0
+#: Seconds that a process has, after those that its tasks have to end, to return the rest and leave.
+_LAST_WRITES = 4.0
 #: Milliseconds for which it is known what processes died of.
 _DEPARTED_MS = 3_600_000
 _LAST_LINES, _LINE, _TEXT = 20, 8192, 4000
@@ -78,7 +80,7 @@ class SuspectLoop(LeasedLoop):
     def run(self) -> None:
         super().run()
         if self._process is not None:
-            self._process.end(self._shutdown_timeout)
+            self._process.end(self._shutdown_timeout + _LAST_WRITES)
             with contextlib.suppress(RedisUnavailable):  # then its lease expires
                 self._give_up_lease(self._process)
 
