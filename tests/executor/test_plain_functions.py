@@ -119,8 +119,8 @@ class Mark(Middleware):
         self._marks().here = message.id
 
     def after_process_message(self, broker, message, *, result=None, exception=None):
-        said = f"after {message.actor_name} {self._marks().here == message.id} {type(exception).__name__}\n"
-        print(said, end="", flush=True)  # in one piece: another thread prints, too
+        # In one piece: another thread prints, too.
+        print(f"after {message.actor_name} {self._marks().here == message.id} {type(exception).__name__}", flush=True)
         self._marks().here = ""
 
     def after_skip_message(self, broker, message):
