@@ -46,7 +46,7 @@ class Quick(asyncio.Protocol):
 
 
 def hosts(pipe: Connection) -> None:
-    """Tell the ports of the quick host and of the one that hangs, then the delays since the last question."""
+    """Tell the ports of the quick and of the hanging host, then the delays since the last question."""
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()

@@ -58,6 +58,7 @@ from .row import (
 )
 from .targets import chain
 from .task_page import panel, show
+from .time_limit import timeout_of
 
 T = TypeVar("T")
 
@@ -104,8 +105,6 @@ plugin = Plugin(
     overview=spend_page.overview,
 )
 
-_MARGIN = 60.0  # seconds beyond the calls: the row's transactions, and a database that is briefly unavailable
-_LONGEST = 24 * 3600.0
 _RESULT_REPORT = 240 << 10  # characters of JSON: the limit of a result (256 KiB), less its other fields
 
 
@@ -143,20 +142,6 @@ def _limiters(payload: Valuation, settings: Settings) -> list[str]:
     return targets[0].limiter_names if len(targets) == 1 else []
 
 
-def _timeout(settings: Settings) -> float:
-    """Time for every call that an attempt can make: each node, each provider of its chain, each repeated question."""
-    own = settings.of(LlmSettings)
-    total = max((provider.total for provider in own.providers.values()), default=300.0)
-    calls = [_calls(own, nodes(own, table)) for table in own.llm.tables]
-    return min(total * max(calls, default=1) + _MARGIN, _LONGEST)
-
-
-def _calls(settings: LlmSettings, plan: Sequence[Node]) -> int:
-    chains = [1 + len(settings.llm.fallback if node.fallback is None else node.fallback) for node in plan]
-    again = [2 + (node.schema_retries if node.json_schema is not None else 0) for node in plan]
-    return sum(chain * times for chain, times in zip(chains, again, strict=True))
-
-
 async def on_dead(ctx: AsyncContext, dead: Death) -> None:
     """Write the failure into the row and announce it, however the task died."""
     try:
@@ -191,7 +176,7 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
     payload=Valuation,
     queue="llm",
     retry=_retry,
-    timeout=_timeout,
+    timeout=timeout_of,
     on_dead=on_dead,
     unique=_unique,
     limiters=_limiters,
@@ -206,8 +191,8 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     try:
         return await _valuate(ctx, payload)
     except RowMissing as missing:  # or locked: an UPDATE would wait for its caller
-        timeout = ctx.settings.of(LlmSettings).llm.row_timeout
-        raise missing.then(clock.now() - ctx.created_at.timestamp(), timeout) from None
+        longest = ctx.settings.of(LlmSettings).llm.row_timeout
+        raise missing.then(clock.now() - ctx.created_at.timestamp(), longest) from None
     except (Lost, Cancelled, DatabaseUnavailable, RedisUnavailable):
         raise  # does not concern the row
     except Exception as error:

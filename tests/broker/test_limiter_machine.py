@@ -185,7 +185,7 @@ class Fetching(RuleBasedStateMachine):
         self.inside[name].append(permit)
         assert permit.acquired_ms
         for each in permit.limits:
-            insort(self.calls[each], permit.acquired_ms)  # one that was handed over may be older than the last
+            insort(self.calls[each], permit.acquired_ms)  # a permit that was handed over may be older than the last
 
     def leave(self, name: str) -> None:
         for permit in self.inside.pop(name):
