@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import falcon
 import falcon.asgi
 
 import sytq

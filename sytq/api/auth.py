@@ -12,7 +12,6 @@ from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import falcon
 import falcon.asgi
 import peewee
 import structlog
@@ -21,7 +20,7 @@ from sytq.api.caller import LOCAL, NOBODY, Caller
 from sytq.api.credentials import Credentials
 from sytq.api.dashboard.errors import is_page
 from sytq.api.dashboard.navigation import LOGIN, LOGOUT
-from sytq.api.dashboard.rendering import base_path, relative, url
+from sytq.api.dashboard.rendering import relative, url
 from sytq.api.forwarded import names_remote_client
 from sytq.api.quota import Quota
 from sytq.api.sessions import Sessions, session_of, take_back
@@ -106,7 +105,7 @@ class Auth:
             # No Basic: the browser would ask for a password over the page.
             raise falcon.HTTPUnauthorized(description="your session has ended; log in again", challenges=["Bearer"])
         wanted = relative(req) if req.method in _SAFE and req.path != "/" else ""
-        location = url(base_path(req), "/login", next=wanted or None)
+        location = url(req.root_path, "/login", next=wanted or None)
         raise falcon.HTTPStatus(falcon.HTTP_303, headers={"Location": location, "Cache-Control": "no-store"})
 
     async def _is_still_valid(self, req: falcon.asgi.Request, client: object) -> bool:

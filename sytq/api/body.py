@@ -10,7 +10,6 @@ import math
 from functools import lru_cache
 from typing import Any
 
-import falcon
 import falcon.asgi
 
 from sytq.errors import InvalidInput

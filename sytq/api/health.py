@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
-import falcon
 import falcon.asgi
 import structlog
 from prometheus_client.exposition import CONTENT_TYPE_LATEST

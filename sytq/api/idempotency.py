@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable
 
-import falcon
 import falcon.asgi
 
 from sytq.api.problems import InUse

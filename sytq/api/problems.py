@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import falcon
 import falcon.asgi
 import peewee
 import structlog

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Sequence
 
-import falcon
 import falcon.asgi
 import structlog
 

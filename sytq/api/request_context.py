@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import falcon
 import falcon.asgi
 import structlog
 from falcon.constants import COMBINED_METHODS

@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import falcon
 import falcon.asgi
 import peewee
 import structlog

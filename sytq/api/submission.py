@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import falcon
 import falcon.asgi
 import structlog
 

@@ -6,7 +6,6 @@ import contextlib
 import datetime as dt
 from functools import partial
 
-import falcon
 import falcon.asgi
 import peewee
 

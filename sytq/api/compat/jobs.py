@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar, NoReturn
 
-import falcon
 import falcon.asgi
 
 from sytq.api import problems

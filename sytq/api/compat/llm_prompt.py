@@ -8,7 +8,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
-import falcon
 import falcon.asgi
 import peewee
 import structlog

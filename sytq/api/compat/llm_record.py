@@ -7,7 +7,6 @@ import datetime as dt
 import re
 from typing import Any, ClassVar
 
-import falcon
 import falcon.asgi
 from sytq_plugins.llm.config import LlmSettings
 

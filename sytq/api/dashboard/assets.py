@@ -7,7 +7,6 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import falcon
 import falcon.asgi
 
 _FOLDER = Path(__file__).parent / "static"

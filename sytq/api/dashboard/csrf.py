@@ -11,7 +11,6 @@ import hmac
 import secrets
 from collections.abc import Mapping
 
-import falcon
 import falcon.asgi
 
 FIELD = "csrf"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import falcon.asgi
 
-from sytq.api.caller import Caller
 from sytq.api.dashboard.page import Page
 from sytq.api.parameters import parameter
 from sytq.ledger.failures import PERIODS, Failures, begin
@@ -23,10 +22,8 @@ class FailuresPage(Page):
 
     template = "failures.html"
     section: ClassVar[str] = "/failures"
+    is_shared = True
     parameters: ClassVar = {"GET": ("period", "type")}
-
-    def audience(self, caller: Caller) -> Hashable:
-        return caller.rights
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         runtime = self._parts.runtime

@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import falcon
 import falcon.asgi
 from multidict import MultiDict
 

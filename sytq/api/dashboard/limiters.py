@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
-import falcon
 import falcon.asgi
 from multidict import MultiDict
 
-from sytq.api.caller import Caller
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.dashboard.pausing import SCOPES, reason
 from sytq.api.dashboard.stores import gathered
@@ -25,10 +22,8 @@ class Limiters(Page):
 
     template = "limiters.html"
     section = "/limiters"
+    is_shared = True
     parameters: ClassVar = {"GET": ("q",)}
-
-    def audience(self, caller: Caller) -> Hashable:
-        return caller.rights
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         part = (req.get_param("q") or "").strip()[:300]

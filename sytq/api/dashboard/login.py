@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-import falcon
 import falcon.asgi
 import structlog
 from multidict import MultiDict

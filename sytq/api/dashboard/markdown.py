@@ -20,17 +20,9 @@ _OPEN, _CLOSE = Markup('<{} dir="auto">'), Markup("</{}>")
 _TABLE = Markup('<div class="scroll" tabindex="0" role="region" aria-label="Table {}"><table>')
 
 
-def _parser() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_NESTING}).enable(["table", "strikethrough"])
-    parser.validateLink = _is_safe  # type: ignore[method-assign]  # how the library means it
-    return parser
-
-
-def _is_safe(url: str) -> bool:
-    return url.lower().startswith(_SCHEMES)
-
-
-_PARSER = _parser()
+_PARSER = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_NESTING}).enable(["table", "strikethrough"])
+# How the library means it.
+_PARSER.validateLink = lambda url: url.lower().startswith(_SCHEMES)  # type: ignore[method-assign]
 
 
 @lru_cache(maxsize=64)  # a page is polled, and its text stays

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any, ClassVar
 
-import falcon
 import falcon.asgi
 from multidict import MultiDict
 from pydantic import BaseModel

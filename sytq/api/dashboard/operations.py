@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import falcon
 import falcon.asgi
 
 from sytq.api.dashboard.page import Done, Page
@@ -63,8 +62,6 @@ class Operation(Page):
 
 class StopOperation(Operation):
     """POST /dashboard/operations/{task_id}/stop: what it has changed stays changed."""
-
-    scopes: ClassVar = {"POST": "operate"}
 
     async def act(self, req: falcon.asgi.Request, form: Mapping[str, str], **path: str) -> Done:
         row, _ = await self._known(req, path["task_id"])

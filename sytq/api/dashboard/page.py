@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote
 
-import falcon
 import falcon.asgi
 from multidict import MultiDict
 
 from sytq.api import problems
 from sytq.api.caller import Caller
 from sytq.api.dashboard import csrf
-from sytq.api.dashboard.rendering import Rendering, base_path, url
+from sytq.api.dashboard.rendering import Rendering, url
 from sytq.api.parts import Parts
 from sytq.api.v2.resource import Resource
 from sytq.api.v2.waiting import add_etag
@@ -52,6 +51,7 @@ class Page(Resource):
 
     template: ClassVar[str]
     section: ClassVar[str] = ""  # the path of its entry in the navigation
+    is_shared: ClassVar[bool] = False  # whether callers with the same rights are shown the same
     scopes: ClassVar[Mapping[str, str]] = {"GET": "read", "POST": "operate"}
 
     def __init__(self, parts: Parts, rendering: Rendering) -> None:
@@ -64,7 +64,7 @@ class Page(Resource):
 
     def audience(self, caller: Caller) -> Hashable:
         """All of a caller that decides what it is shown: polls of equal ones share an answer. None: they do not."""
-        return None
+        return caller.rights if self.is_shared else None
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done | Answer:
         """Do what the form says. Raises InvalidInput, HTTPError."""
@@ -78,7 +78,7 @@ class Page(Resource):
             names: dict[str, Any] = {}
             if (said := req.cookies.get(_SAID)) is not None:
                 names["message"] = unquote(said)[:_SAID_MAX]
-                resp.unset_cookie(_SAID, path=f"{base_path(req)}/dashboard")
+                resp.unset_cookie(_SAID, path=f"{req.root_path}/dashboard")
             await self._show(req, resp, names, path)
         resp.set_header("Server-Timing", f"app;dur={(time.perf_counter() - since) * 1000:.1f}")
         add_etag(req, resp, "no-store")
@@ -106,15 +106,14 @@ class Page(Resource):
                 await self._show(req, resp, done.names, path)
                 resp.status = done.status
                 return
-            base = base_path(req)
             resp.status = falcon.HTTP_303
-            resp.set_header("Location", url(base, done.location))
+            resp.set_header("Location", url(req.root_path, done.location))
             if done.message:
                 said = quote(done.message[:_SAID_MAX])
                 resp.set_cookie(
                     _SAID,
                     said,
-                    path=f"{base}/dashboard",
+                    path=f"{req.root_path}/dashboard",
                     max_age=60,
                     http_only=True,
                     secure=req.scheme == "https",
@@ -148,7 +147,7 @@ class Page(Resource):
             names = await self._names(req, path) | {"csrf_token": lambda: csrf.PLACE}
             return self._rendering.text(req, self.template, names, "content")
 
-        where = req.scheme, req.netloc, base_path(req), req.path, req.query_string
+        where = req.scheme, req.netloc, req.root_path, req.path, req.query_string
         text = await self._rendering.polls.shared((audience, where), make)
         if csrf.PLACE in text:
             text = text.replace(csrf.PLACE, csrf.token(req, resp))

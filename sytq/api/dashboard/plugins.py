@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import falcon
 import falcon.asgi
 import structlog
 from multidict import MultiDict

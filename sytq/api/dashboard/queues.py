@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any, ClassVar
 
-import falcon
 import falcon.asgi
 from multidict import MultiDict
 
-from sytq.api.caller import Caller
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.dashboard.pausing import LATER, SCOPES, reason
 from sytq.api.dashboard.stores import gathered
@@ -22,9 +19,7 @@ class Queues(Page):
 
     template = "queues.html"
     section = "/queues"
-
-    def audience(self, caller: Caller) -> Hashable:
-        return caller.rights
+    is_shared = True
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         runtime = self._parts.runtime

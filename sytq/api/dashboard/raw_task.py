@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import falcon
 import falcon.asgi
 
 from sytq.api import problems

@@ -64,7 +64,6 @@ class Rendering:
 
     def text(self, req: falcon.asgi.Request, template: str, names: dict[str, Any], block: str | None = None) -> str:
         """The template, or one block of it; `names` has the `csrf_token` of its forms."""
-        base = base_path(req)
         caller: Caller = req.context.caller
         known = {
             "here": relative(req),
@@ -78,8 +77,8 @@ class Rendering:
             "read_only": self._read_only,
             "session": req.context.session is not None,
             "entries": [entry for entry in self._entries if caller.may(entry.scope)],
-            "base": base,
-            "url": partial(url, base),
+            "base": req.root_path,  # the prefix below which a proxy serves this, such as `/ops/sytq`, or ""
+            "url": partial(url, req.root_path),
         } | names
         found = self._environment.get_template(template)
         # A block alone does not run the imports at the top of its template.
@@ -95,11 +94,6 @@ class Rendering:
     def _may(self, caller: Caller, scope: str) -> bool:
         """Whether the caller may use what needs a scope, here."""
         return caller.may(scope) and (scope == "read" or not self._read_only)
-
-
-def base_path(req: falcon.asgi.Request) -> str:
-    """The prefix below which a proxy serves this, such as `/ops/sytq`; without one it is empty."""
-    return req.root_path
 
 
 def relative(req: falcon.asgi.Request) -> str:

@@ -15,18 +15,14 @@ FROM = "resubmitted_from"
 _MAX_COPIED = 16_000  # characters of a payload in a command
 
 
-def unmasked(edited: Any, original: Any, path: str) -> Any:
-    """The edited value, in which what is masked still has the original's value.
+def unmasked(edited: Any, original: Any, path: str, key: str = "") -> Any:
+    """The edited value, in which what is masked still has the original's value; `key` names it.
 
     Raises InvalidInput for a list with masked values that cannot be told apart, as it has become longer or shorter.
     """
-    return _unmasked(edited, original, "", path)
-
-
-def _unmasked(edited: Any, original: Any, key: str, path: str) -> Any:
     if isinstance(edited, dict) and isinstance(original, dict):
         pairs = edited.items()
-        return {name: _unmasked(inner, original.get(name), name, f"{path}.{name}") for name, inner in pairs}
+        return {name: unmasked(inner, original.get(name), f"{path}.{name}", name) for name, inner in pairs}
     if isinstance(edited, list) and isinstance(original, list) and MASK in json.dumps(edited):
         shown = [masked(key, one) for one in original]
         return [_item(n, one, original, shown, key, path, len(edited)) for n, one in enumerate(edited)]
@@ -41,7 +37,7 @@ def _item(n: int, one: Any, original: list[Any], shown: list[Any], key: str, pat
     if alike and all(known == alike[0] for known in alike):
         return alike[0]
     if length == len(shown):
-        return _unmasked(one, original[n], key, f"{path}.{n}")
+        return unmasked(one, original[n], f"{path}.{n}", key)
     if MASK in json.dumps(one):
         raise InvalidInput(path, f"say what stands in place of {MASK} in item {n}: the list has another length now")
     return one

@@ -5,10 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import falcon
 import falcon.asgi
 
-from sytq.api import problems
 from sytq.api.dashboard import errors, plugins
 from sytq.api.dashboard.assets import Assets
 from sytq.api.dashboard.audit import AuditLog
@@ -25,7 +23,7 @@ from sytq.api.dashboard.overview import Overview
 from sytq.api.dashboard.page import Page
 from sytq.api.dashboard.queues import OneQueue, PauseQueue, Queues, ResumeQueue
 from sytq.api.dashboard.raw_task import RawTask
-from sytq.api.dashboard.rendering import Rendering, base_path
+from sytq.api.dashboard.rendering import Rendering
 from sytq.api.dashboard.saved_views import DeleteView, RenameView, SaveView
 from sytq.api.dashboard.schedules import PauseSchedule, ResumeSchedule, Schedules, TriggerSchedule
 from sytq.api.dashboard.sessions import LogOut, RevokeSession, SessionsPage
@@ -99,7 +97,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/dashboard/tasks/{task_id}/raw", RawTask(parts))
     for path, made in plugins.pages(parts, rendering).items():
         app.add_route(f"/dashboard{path}", made)
-    app.set_error_serializer(errors.serializer(rendering, problems.serialize))
+    app.set_error_serializer(partial(errors.serialize, rendering))
 
 
 class Root:
@@ -108,4 +106,4 @@ class Root:
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         if "text/html" not in (req.get_header("Accept") or ""):
             raise falcon.HTTPRouteNotFound
-        raise falcon.HTTPFound(f"{base_path(req)}/dashboard")
+        raise falcon.HTTPFound(f"{req.root_path}/dashboard")

@@ -32,11 +32,8 @@ class SaveView(Tasks):
         return Done(f"/tasks?{urlencode({'q': query})}", f"The view {name.strip()} is saved.")
 
 
-class RenameView(Tasks):
+class RenameView(SaveView):
     """POST /dashboard/tasks/views/{view_id}/rename"""
-
-    scopes: ClassVar = {"POST": "read"}
-    parameters: ClassVar = Tasks.parameters | {"POST": ("q",)}
 
     async def act(self, req: falcon.asgi.Request, form: Mapping[str, str], **path: str) -> Done:
         caller: Caller = req.context.caller
@@ -51,11 +48,8 @@ class RenameView(Tasks):
         return Done(f"/tasks?{urlencode({'q': parameter(req, 'q') or ''})}", "The view is renamed.")
 
 
-class DeleteView(Tasks):
+class DeleteView(SaveView):
     """POST /dashboard/tasks/views/{view_id}/delete"""
-
-    scopes: ClassVar = {"POST": "read"}
-    parameters: ClassVar = Tasks.parameters | {"POST": ("q",)}
 
     async def act(self, req: falcon.asgi.Request, form: Mapping[str, str], **path: str) -> Done:
         caller: Caller = req.context.caller

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Hashable
 from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
-import falcon
 import falcon.asgi
 from multidict import MultiDict
 
 from sytq import clock
-from sytq.api.caller import Caller
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.dashboard.pausing import SCOPES, reason
 from sytq.api.dashboard.stores import gathered
@@ -36,10 +33,8 @@ class Schedules(Page):
 
     template = "schedules.html"
     section = "/schedules"
+    is_shared = True
     scopes: ClassVar = SCOPES
-
-    def audience(self, caller: Caller) -> Hashable:
-        return caller.rights
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         found = await gathered(views=self._parts.sql.run(self._views))

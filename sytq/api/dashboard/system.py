@@ -57,21 +57,19 @@ class System(Page):
             reads["mismatches"] = redis.run(status.mismatches, self._comparison)
         stores = dict.fromkeys(_READ) | await gathered(**reads)
         stores["missing"] = list(dict.fromkeys(times["missing"] + stores["missing"]))
-        return (
-            times
-            | stores
-            | {
-                "checks_run": running,
-                "diagnosis": found,
-                "findings": findings,
-                "counts": Counter(each.verdict for each in findings),
-                "plugins": sorted(each.name for each in plugins),
-                "types": len(list(runtime.registry)),
-                "quarantined": [(each.source, mask_text(each.error)) for each in runtime.registry.quarantined],
-                "python": f"{platform.python_implementation()} {platform.python_version()}",
-                "machine": f"{platform.system()} {platform.machine()}",
-            }
-        )
+        return {
+            **times,
+            **stores,
+            "checks_run": running,
+            "diagnosis": found,
+            "findings": findings,
+            "counts": Counter(each.verdict for each in findings),
+            "plugins": sorted(each.name for each in plugins),
+            "types": len(list(runtime.registry)),
+            "quarantined": [(each.source, mask_text(each.error)) for each in runtime.registry.quarantined],
+            "python": f"{platform.python_implementation()} {platform.python_version()}",
+            "machine": f"{platform.system()} {platform.machine()}",
+        }
 
     def _versions(self) -> list[tuple[str, str, int]]:
         """Kind and version of the processes, with their number. Raises RedisUnavailable."""

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import falcon
 import falcon.asgi
 from multidict import MultiDict
 
@@ -15,15 +14,13 @@ from sytq.api.caller import Caller
 from sytq.api.dashboard import plugins, waterfall
 from sytq.api.dashboard.blocks import json_text
 from sytq.api.dashboard.page import Done, Page
-from sytq.api.dashboard.rendering import Rendering, base_path
+from sytq.api.dashboard.rendering import Rendering
 from sytq.api.dashboard.resubmission import commands
 from sytq.api.parts import Parts
 from sytq.api.v2.requests import Cancellation, NewTime, start_of
 from sytq.broker.state_index import Live
 from sytq.errors import DatabaseUnavailable, Overloaded
-from sytq.ledger.models import Task
 from sytq.service.live_state import current
-from sytq.service.task_view import TaskDetail
 from sytq.states import CANCELLED, DEAD, RETRYING, SCHEDULED, TERMINAL
 from sytq.tasktypes.payload import validated
 
@@ -55,14 +52,17 @@ class TaskPage(Page):
             self._control.tree(req, row, _MAX_NODES),
         )
         is_old = row.state not in TERMINAL and live is None and self._parts.data_loader.is_redis_away
-        registry = self._parts.runtime.registry
+        state, registry = current(row, live).state, self._parts.runtime.registry
+        waits = state in (SCHEDULED, RETRYING)
+        root = f"{req.scheme}://{req.netloc}{req.root_path}"  # of the API, as the browser reaches it
+        needs_key = self._parts.runtime.settings.auth.enabled
         return {
             "task": task,
             "missing": [_NO_REDIS] if is_old else [],
             "is_cut": len(task["attempts_made"]) == _MAX_ATTEMPTS,
             "rows": waterfall.rows(task["spans"]),
             "axis": waterfall.WIDTH,
-            "next_at": _next_at(row, live),
+            "next_at": row.scheduled_at if waits and row.held is None else None,
             "shown": shown,
             "panel": panel,
             "payload": [json_text(task["payload"])],
@@ -72,10 +72,13 @@ class TaskPage(Page):
             "steps": _with_texts(task["steps"][:_MAX_STEPS], "value"),
             "tree": tree,
             "has_resubmission": task["type"] in registry and not registry.get(task["type"]).internal,
-            "can": _changes(task, row, live),
-            "commands": commands(
-                task, len(row.payload), _root(req), needs_key=self._parts.runtime.settings.auth.enabled
-            ),
+            "can": {
+                "cancel": state not in TERMINAL,
+                "retry": row.state in (DEAD, CANCELLED),
+                "reschedule": waits and not task["held"],
+                "delete": row.state in TERMINAL,
+            },
+            "commands": commands(task, len(row.payload), root, needs_key=needs_key),
         }
 
     async def _of_redis(self, req: falcon.asgi.Request, task_id: str, error: Exception) -> dict[str, Any]:
@@ -90,69 +93,42 @@ class TaskPage(Page):
         return {"task": None, "task_id": task_id, "live": known[task_id], "missing": [said]}
 
 
-class _Action(TaskPage):
-    """A button of the page: what goes wrong is shown on the page."""
-
-    scopes: ClassVar = {"POST": "operate"}
-
-    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
-        return Done(f"/tasks/{path['task_id']}", await self._change(req, form, path["task_id"]))
-
-    async def _change(self, req: falcon.asgi.Request, form: MultiDict[str], task_id: str) -> str:
-        raise NotImplementedError
-
-
-class CancelTask(_Action):
+class CancelTask(TaskPage):
     """POST /dashboard/tasks/{task_id}/cancel"""
 
-    async def _change(self, req: falcon.asgi.Request, form: MultiDict[str], task_id: str) -> str:
+    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         why = validated(Cancellation, {"reason": form.get("reason", "")}, "reason").reason
         req.context.audit_detail = why
-        outcome = await self._control.cancel(req, task_id, why)
-        return "The task is cancelled." if outcome == "cancelled" else "The task runs, and is interrupted."
+        outcome = await self._control.cancel(req, path["task_id"], why)
+        said = "The task is cancelled." if outcome == "cancelled" else "The task runs, and is interrupted."
+        return Done(f"/tasks/{path['task_id']}", said)
 
 
-class RetryTask(_Action):
+class RetryTask(TaskPage):
     """POST /dashboard/tasks/{task_id}/retry"""
 
-    async def _change(self, req: falcon.asgi.Request, form: MultiDict[str], task_id: str) -> str:
-        await self._control.retry(req, task_id)
-        return "The task runs again."
+    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
+        await self._control.retry(req, path["task_id"])
+        return Done(f"/tasks/{path['task_id']}", "The task runs again.")
 
 
-class RescheduleTask(_Action):
+class RescheduleTask(TaskPage):
     """POST /dashboard/tasks/{task_id}/reschedule"""
 
-    async def _change(self, req: falcon.asgi.Request, form: MultiDict[str], task_id: str) -> str:
+    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         given = {name: form[name].strip() for name in ("delay", "run_at") if form.get(name, "").strip()}
         moment = start_of(validated(NewTime, given, "delay"))
         req.context.audit_detail = moment.isoformat(timespec="seconds")
-        await self._control.reschedule(req, task_id, moment)
-        return "The task is rescheduled."
+        await self._control.reschedule(req, path["task_id"], moment)
+        return Done(f"/tasks/{path['task_id']}", "The task is rescheduled.")
 
 
-class DeleteTask(_Action):
+class DeleteTask(TaskPage):
     """POST /dashboard/tasks/{task_id}/delete"""
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         await self._control.delete(req, path["task_id"])
         return Done("/tasks", f"The task {path['task_id']} is deleted.")
-
-
-def _changes(task: TaskDetail, row: Task, live: Live | None) -> dict[str, bool]:
-    """Which changes the task's state allows."""
-    state = current(row, live).state
-    return {
-        "cancel": state not in TERMINAL,
-        "retry": row.state in (DEAD, CANCELLED),
-        "reschedule": state in (SCHEDULED, RETRYING) and not task["held"],
-        "delete": row.state in TERMINAL,
-    }
-
-
-def _next_at(row: Task, live: Live | None) -> Any:
-    """When a waiting task is due."""
-    return row.scheduled_at if current(row, live).state in (SCHEDULED, RETRYING) and row.held is None else None
 
 
 def _with_texts(found: Sequence[Any], name: str) -> list[tuple[Any, str | None]]:
@@ -163,8 +139,3 @@ def _with_texts(found: Sequence[Any], name: str) -> list[tuple[Any, str | None]]
         left -= len(text or "")
         texts.append((one, text))
     return texts
-
-
-def _root(req: falcon.asgi.Request) -> str:
-    """The API's URL as the browser reaches it."""
-    return f"{req.scheme}://{req.netloc}{base_path(req)}"

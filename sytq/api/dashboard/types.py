@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
 from typing import Any, ClassVar
 
-import falcon
 import falcon.asgi
 from multidict import MultiDict
 
-from sytq.api.caller import Caller
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.dashboard.pausing import LATER, SCOPES, reason
 from sytq.api.dashboard.schema import Schema, hint, word
@@ -31,9 +28,7 @@ class Types(Page):
 
     template = "types.html"
     section = "/types"
-
-    def audience(self, caller: Caller) -> Hashable:
-        return caller.rights
+    is_shared = True
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         runtime = self._parts.runtime
@@ -63,6 +58,7 @@ class OneType(Page):
             raise falcon.HTTPNotFound(description=f"there is no task type {name[:64]!r}")
         counts = found.get("counts")
         numbers = counts.by_type[name] if counts is not None else {}
+        schema = json.dumps(declared.payload.model_json_schema(), ensure_ascii=False, indent=2) if declared else None
         return found | {
             "view": view,
             "type": declared,
@@ -76,7 +72,7 @@ class OneType(Page):
             "limits": runtime.settings.queue_limits.get(declared.queue) if declared else None,
             "search_fields": declared.search if declared else (),
             "fields": _fields(declared) if declared else [],
-            "schema": _schema(declared) if declared else None,
+            "schema": schema[:_SCHEMA_MAX] if schema else None,
         }
 
 
@@ -125,7 +121,3 @@ def _fields(declared: TaskType) -> list[dict[str, Any]]:
                 }
             )
     return found
-
-
-def _schema(declared: TaskType) -> str:
-    return json.dumps(declared.payload.model_json_schema(), ensure_ascii=False, indent=2)[:_SCHEMA_MAX]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from itertools import groupby
 from typing import Any
 
 import falcon.asgi
 
-from sytq.api.caller import Caller
 from sytq.api.dashboard.page import Page
 from sytq.api.dashboard.stores import gathered
 from sytq.api.dashboard.visible import visible
@@ -25,9 +23,7 @@ class Workers(Page):
 
     template = "workers.html"
     section = "/workers"
-
-    def audience(self, caller: Caller) -> Hashable:
-        return caller.rights
+    is_shared = True
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         runtime, redis = self._parts.runtime, self._parts.redis

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import falcon
 import falcon.asgi
 
 from sytq.api import problems

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import ClassVar, cast
 
-import falcon
 import falcon.asgi
 
 from sytq.api import problems

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Any
 
-import falcon
 import falcon.asgi
 from falcon.asgi import SSEvent
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import falcon
 import falcon.asgi
 
 from sytq.api import problems

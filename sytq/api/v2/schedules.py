@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import falcon
 import falcon.asgi
 
 from sytq import clock

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
-import falcon
 import falcon.asgi
 
 from sytq.api import problems

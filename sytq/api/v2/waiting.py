@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import re
 
-import falcon
 import falcon.asgi
 
 from sytq.api.parts import Parts
