@@ -6,8 +6,8 @@ Today, and a day that no worker has summed yet, are summed when they are read.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import peewee
 from peewee import BigIntegerField, CharField, CompositeKey, Model
@@ -15,7 +15,7 @@ from peewee import BigIntegerField, CharField, CompositeKey, Model
 from sytq.ledger.database import read, transact
 from sytq.ledger.values import utcnow
 
-from .spend import SpendRow, Tokens
+from .spend import SpendRow, totals
 
 if TYPE_CHECKING:
     from sytq.runtime import Runtime
@@ -46,33 +46,16 @@ class SpendDay(Model):
         primary_key = CompositeKey("day", "provider", "model", "type", "owner")
 
 
-class Sum(NamedTuple):
-    """The fields of a SpendDay."""
-
-    day: str
-    provider: str
-    model: str
-    type: str
-    owner: str
-    calls: int
-    prompt: int
-    cached: int
-    completion: int
-    reasoning: int
-    cost: int
-    unknown: int
-
-
-def sums(database: peewee.Database, since: dt.date, owner: str | None = None) -> list[Sum]:
+def sums(database: peewee.Database, since: dt.date, owner: str | None = None) -> list[SpendDay]:
     """The sums of all days from `since`; with an `owner` of its calls alone. Raises DatabaseUnavailable."""
     today = utcnow().date()
     days = {(since + dt.timedelta(days=n)).isoformat() for n in range((today - since).days + 1)}
 
-    def work() -> list[Sum]:
+    def work() -> list[SpendDay]:
         summed = _days(SpendDay, since.isoformat())
         mine = [] if owner is None else [SpendDay.owner == owner]
-        old: Iterable[Any] = SpendDay.select().where(SpendDay.day >= since.isoformat(), *mine).tuples()
-        return [Sum._make(row) for row in old] + _summed(sorted(days - summed), owner)
+        old = list(SpendDay.select().where(SpendDay.day >= since.isoformat(), *mine))
+        return old + _summed(sorted(days - summed), owner)
 
     return read(database, work)
 
@@ -97,25 +80,18 @@ def sum_up(runtime: Runtime) -> Callable[[], float] | None:
 def _sum(day: str) -> None:
     rows = _summed([day])
     SpendDay.delete().where(SpendDay.day == day).execute()
-    for start in range(0, len(rows), 50):  # SQLite takes 999 parameters
-        SpendDay.insert_many(rows[start : start + 50], fields=SpendDay._meta.sorted_fields).execute()
+    SpendDay.bulk_create(rows, batch_size=50)  # SQLite takes 999 parameters
 
 
-def _summed(days: Sequence[str], owner: str | None = None) -> list[Sum]:
+def _summed(days: Sequence[str], owner: str | None = None) -> list[SpendDay]:
     """The sums of these days, from the calls."""
     if not days:
         return []
     columns = [SpendRow.day, SpendRow.provider, SpendRow.model, SpendRow.type, SpendRow.owner]
-    unknown = peewee.Case(None, [(SpendRow.cost.is_null(), 1)], 0)
-    query = SpendRow.select(
-        *columns,
-        peewee.fn.COUNT(SpendRow.task_id),
-        *(peewee.fn.SUM(getattr(SpendRow, f"{name}_tokens")) for name in Tokens.__slots__),
-        peewee.fn.COALESCE(peewee.fn.SUM(SpendRow.cost), 0),
-        peewee.fn.SUM(unknown),
-    ).where(SpendRow.day.in_(days), *([] if owner is None else [SpendRow.owner == owner]))
-    rows: Iterable[Any] = query.group_by(*columns).tuples()
-    return [Sum._make([*row[:4], row[4] or "", *map(int, row[5:])]) for row in rows]
+    query = SpendRow.select(*columns, *totals()).where(SpendRow.day.in_(days)).group_by(*columns)
+    rows: Any = (query if owner is None else query.where(SpendRow.owner == owner)).tuples()
+    fields = SpendDay._meta.sorted_field_names
+    return [SpendDay(**dict(zip(fields, (*row[:4], row[4] or "", *map(int, row[5:])), strict=True))) for row in rows]
 
 
 def _days(model: Any, since: str) -> set[str]:

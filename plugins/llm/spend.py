@@ -75,6 +75,9 @@ class BudgetRow(Model):
         primary_key = CompositeKey("day", "subject")
 
 
+_COST = peewee.fn.COALESCE(peewee.fn.SUM(SpendRow.cost), 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """The tokens of a call; `cached` are part of `prompt`, `reasoning` is part of `completion`."""
@@ -200,25 +203,24 @@ def summary(
     """Calls, tokens and cost by one of GROUPS, the costliest first (days in order). `unknown` counts calls with
     unknown cost. Raises DatabaseUnavailable."""
     columns = [getattr(SpendRow, name) for name in GROUPS[by]]
-    unknown = peewee.Case(None, [(SpendRow.cost.is_null(), 1)], 0)
-    cost = peewee.fn.COALESCE(peewee.fn.SUM(SpendRow.cost), 0)
-    query = SpendRow.select(
-        *columns,
-        peewee.fn.COUNT(SpendRow.task_id).alias("calls"),
-        *(peewee.fn.SUM(getattr(SpendRow, f"{name}_tokens")).alias(name) for name in Tokens.__slots__),
-        cost.alias("cost"),
-        peewee.fn.SUM(unknown).alias("unknown"),
-    ).group_by(*columns)
+    query = SpendRow.select(*columns, *totals()).group_by(*columns)
     if since is not None:
         query = query.where(SpendRow.day >= since.isoformat())
     if task_id is not None:
         query = query.where(SpendRow.task_id == task_id)
     if owner is not None:
         query = query.where(SpendRow.owner == owner)
-    query = query.order_by(*(columns if by == "day" else [cost.desc(), *columns])).limit(limit)
+    query = query.order_by(*(columns if by == "day" else [_COST.desc(), *columns])).limit(limit)
     names = [*GROUPS[by], "calls", *Tokens.__slots__, "cost", "unknown"]
     rows: Any = query.tuples()
     return read(database, lambda: [_sums(names, row) for row in rows])
+
+
+def totals() -> list[Any]:
+    """Columns of a group: its calls, its tokens as in `Tokens`, its cost, and its calls of unknown cost."""
+    tokens = [peewee.fn.SUM(getattr(SpendRow, f"{name}_tokens")) for name in Tokens.__slots__]
+    unknown = peewee.fn.SUM(peewee.Case(None, [(SpendRow.cost.is_null(), 1)], 0))
+    return [peewee.fn.COUNT(SpendRow.task_id), *tokens, _COST, unknown]
 
 
 def _open(day: str, subject: str) -> None:

@@ -12,11 +12,11 @@ from sytq.ledger.values import utcnow
 
 from . import spend
 from .config import LlmSettings
-from .days import Sum, sums
+from .days import SpendDay, sums
 
 _PERIODS = ("7", "30", "90")
 _GROUPS = ("provider", "model", "type", "owner")
-_TOKENS = ("calls", "prompt", "cached", "completion", "reasoning")
+_COUNTS = ("calls", *(f"{name}_tokens" for name in spend.Tokens.__slots__))
 _TITLES = ("calls", "tokens in", "cached", "tokens out", "reasoning", "cost", "calls of unknown cost")
 
 
@@ -63,7 +63,7 @@ def overview(ctx: DashboardContext) -> list[Block]:
     ]
 
 
-def budgets(ctx: DashboardContext, found: Sequence[Sum], today: dt.date) -> Table:
+def budgets(ctx: DashboardContext, found: Sequence[SpendDay], today: dt.date) -> Table:
     """What is left of today's budgets; of an owner's own alone where the reader sees no others."""
     own, day = ctx.settings.of(LlmSettings), today.isoformat()
     rows = spend.BudgetRow.select().where(spend.BudgetRow.day == day)
@@ -92,11 +92,11 @@ def amount_of(units: int, currency: str) -> Money:
     return Money(units * spend.UNIT, currency)
 
 
-def _cost(found: Iterable[Sum], currency: str) -> Money:
+def _cost(found: Iterable[SpendDay], currency: str) -> Money:
     return amount_of(sum(one.cost for one in found), currency)
 
 
-def _chart(found: Sequence[Sum], calendar: Sequence[dt.date], currency: str) -> Chart:
+def _chart(found: Sequence[SpendDay], calendar: Sequence[dt.date], currency: str) -> Chart:
     cost: defaultdict[str, int] = defaultdict(int)
     for one in found:
         cost[one.day] += one.cost
@@ -105,15 +105,15 @@ def _chart(found: Sequence[Sum], calendar: Sequence[dt.date], currency: str) -> 
     return Chart("Spend by day", times, {"cost": values}, currency)
 
 
-def _table(found: Sequence[Sum], by: str, currency: str) -> Table:
-    groups: defaultdict[tuple[str, ...], list[Sum]] = defaultdict(list)
+def _table(found: Sequence[SpendDay], by: str, currency: str) -> Table:
+    groups: defaultdict[tuple[str, ...], list[SpendDay]] = defaultdict(list)
     for one in found:
         groups[(one.provider, one.model) if by == "model" else (getattr(one, by),)].append(one)
     ordered = sorted(groups.items(), key=lambda group: -sum(one.cost for one in group[1]))
     rows = [
         (
             "/".join(names) or "no owner",
-            *(sum(getattr(one, name) for one in group) for name in _TOKENS),
+            *(sum(getattr(one, name) for one in group) for name in _COUNTS),
             _cost(group, currency),
             sum(one.unknown for one in group),
         )
