@@ -75,7 +75,8 @@ async def _request(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
 
     template: Request = ctx.config.http
     fields = payload.model_dump(mode="json")
-    url = fill_text(template.url, fields, _encoded)
+    # A value is one part of a path or query, with `/`, `?` and `&` encoded.
+    url = fill_text(template.url, fields, lambda value: quote(text(value), safe=""))
     if _dots(url) != _dots(template.url):
         raise Fail("a value would be '.' or '..' in the URL's path")
     headers = fill_headers(template.headers, fields)
@@ -119,11 +120,6 @@ def fill_headers(template: dict[str, str], fields: dict[str, Any]) -> dict[str, 
         if any(ord(character) < 32 or ord(character) == 127 for character in value):
             raise InvalidInput(f"headers.{name}", "line breaks and control characters cannot stand in a header")
     return filled
-
-
-def _encoded(value: Any) -> str:
-    """A value as one part of a path or query, with `/`, `?` and `&` encoded."""
-    return quote(text(value), safe="")
 
 
 def _dots(url: str) -> int:

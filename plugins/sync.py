@@ -92,8 +92,9 @@ def _left_behind(ctx: Context, name: str) -> Iterator[Row]:
     labels, now = ctx.settings.of(LlmSettings).llm.status_labels, utcnow()
     table = peewee.Table(name)
     old = [
-        (table.c.status == label) & (table.c.updated_at.is_null() | (table.c.updated_at < _text(now, age)))
+        (table.c.status == label) & (table.c.updated_at.is_null() | (table.c.updated_at < since))
         for label, age in ((labels.processing, ctx.config.stuck_after), (labels.pending, ctx.config.pending_after))
+        for since in [(now - dt.timedelta(seconds=age)).isoformat(" ", "seconds")]
     ]
     last: int | None = None
     while True:
@@ -108,7 +109,8 @@ def _left_behind(ctx: Context, name: str) -> Iterator[Row]:
         for id, status, updated_at in rows:
             tasks = found.get(id, [])
             if not any(task.state in UNFINISHED for task in tasks):
-                changed = _time(updated_at)
+                # MySQL returns a time, SQLite the stored text.
+                changed = dt.datetime.fromisoformat(updated_at) if isinstance(updated_at, str) else updated_at
                 # A task that ended before the row's last change says nothing about the row now.
                 since = [task for task in tasks if changed is None or (task.finished_at or changed) >= changed]
                 yield Row(id, status, changed, max(since, key=lambda task: task.created_at, default=None))
@@ -179,12 +181,3 @@ def _answer(ctx: Context, task_id: str) -> tuple[str, int] | None:
     last = max(steps, key=lambda step: int(step.name.removeprefix("node-")))
     content = json.loads(last.value or "{}").get("content")
     return (content, len(steps)) if isinstance(content, str) else None
-
-
-def _text(now: dt.datetime, age: float) -> str:
-    return (now - dt.timedelta(seconds=age)).isoformat(" ", "seconds")
-
-
-def _time(value: Any) -> dt.datetime | None:
-    """MySQL returns a time, SQLite the stored text."""
-    return dt.datetime.fromisoformat(value) if isinstance(value, str) else value

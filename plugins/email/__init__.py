@@ -25,11 +25,8 @@ from .message import Line, Mailbox, Unbuildable, address, build
 _RETRY_BOUNDS = (10.0, 900.0)  # seconds between rounds; within them, the age of the message
 
 
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Mailboxes = Annotated[list[Mailbox], BeforeValidator(_one_or_many), Field(max_length=500)]
+_one_or_many = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+Mailboxes = Annotated[list[Mailbox], _one_or_many, Field(max_length=500)]
 
 
 class Attachment(BaseModel):

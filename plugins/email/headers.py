@@ -22,12 +22,8 @@ def text_line(name: str, text: str) -> str:
 
 def mailbox_line(name: str, mailboxes: list[tuple[str, str]]) -> str:
     """A header with mailboxes, each a display name (or "") and an address."""
-    listed = ",\r\n ".join(_mailbox(*one) for one in mailboxes)
+    listed = ",\r\n ".join(f"{_phrase(display)} <{address}>" if display else address for display, address in mailboxes)
     return f"{name}: {listed}\r\n"
-
-
-def _mailbox(name: str, address: str) -> str:
-    return f"{_phrase(name)} <{address}>" if name else address
 
 
 def _phrase(name: str) -> str:

@@ -125,10 +125,6 @@ class Valuation(BaseModel):
         return value
 
 
-def _retry(settings: Settings) -> Backoff:
-    return Backoff(first="1s", factor=2, max="60s", max_attempts=settings.queue.retry + 1, jitter=1.0)
-
-
 def _unique(payload: Valuation) -> str:
     return f"{payload.table_name}:{payload.id}"
 
@@ -175,7 +171,7 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
     "llm",
     payload=Valuation,
     queue="llm",
-    retry=_retry,
+    retry=lambda settings: Backoff("1s", max="60s", max_attempts=settings.queue.retry + 1, jitter=1.0),
     timeout=timeout_of,
     on_dead=on_dead,
     unique=_unique,

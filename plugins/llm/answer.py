@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, TypedDict
 
 from . import finish
@@ -38,26 +39,21 @@ _MAX_UNREAD = 10
 _ECHO = 24  # characters of a prompt that count as a quotation
 
 
+@dataclass(eq=False)
 class ChatError(Exception):
     """The call gave no complete answer. `after` is the delay in seconds that the provider asked for, `again` its
     statement on whether a repetition makes sense (None: no statement); `times` counts such failures of the question."""
 
-    def __init__(
-        self,
-        kind: Kind,
-        message: str,
-        *,
-        status: int | None = None,
-        after: float | None = None,
-        again: bool | None = None,
-        times: int = 1,
-    ) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.status = status
-        self.after = after
-        self.again = again
-        self.times = times
+    kind: Kind
+    message: str
+    _: KW_ONLY
+    status: int | None = None
+    after: float | None = None
+    again: bool | None = None
+    times: int = 1
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Reply(TypedDict):

@@ -5,7 +5,6 @@ Calls no model.
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from sytq import AsyncContext, Backoff, Retry, task
 
 from .answer import ChatError
+from .balances import parsed
 from .config import LlmSettings, Provider
 from .policy import POLICIES, describe
 from .targets import Target
@@ -84,9 +84,6 @@ async def _is_there(ctx: AsyncContext, provider: Provider) -> bool | None:
     if answer.status_code >= 500 or answer.status_code == 429:
         raise Retry(after=_LOOK, consumes_attempt=False, reason=f"no balance: HTTP {answer.status_code}")
     try:
-        said = answer.json()
-        if isinstance(said["is_available"], bool):
-            return said["is_available"]
-        return any(Decimal(info["total_balance"]) > 0 for info in said["balance_infos"])
-    except (ValueError, KeyError, TypeError, InvalidOperation):
+        return parsed(answer.content).is_available
+    except ValueError:
         return None

@@ -160,8 +160,9 @@ class Calls:
         kind = error.kind
         self.paid = self.paid or bool(answer.usage) or answer.has_content
         self._report(permit, POLICIES[kind].report, answer.usage, used)
-        if not answer.usage and not _may_have_cost(error):
-            cost = 0
+        refused = error.status is not None and error.status >= 300
+        if not answer.usage and (refused or kind in ("network", "tls", "proxy")):
+            cost = 0  # nothing can have been charged
 
         def settle(tx: Transaction) -> tuple[int, float]:
             spend.settle(call, kind, used, cost)
@@ -289,8 +290,3 @@ def _over_budget(exhausted: spend.BudgetExhausted, currency: str, needed: int, l
         reason=f"the budget of {kind} {name} for {exhausted.day} (UTC) has no room: {spend.money(exhausted.used)} of"
         f" {spend.money(exhausted.limit)} {currency} are spent or reserved, this call may cost {spend.money(needed)}",
     )
-
-
-def _may_have_cost(error: ChatError) -> bool:
-    """Whether a call that failed without usage numbers may have been charged."""
-    return error.kind not in ("network", "tls", "proxy") and (error.status is None or error.status < 300)

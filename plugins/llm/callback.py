@@ -15,10 +15,8 @@ def send(tx: Transaction, column: object, body: str) -> str | None:
             return None
         headers = {"Content-Type": "application/json"}
         tx.enqueue("callback", {"url": url, "method": "POST", "headers": headers, "body": body}, key="callback")
-    except InvalidInput as error:
-        return f"the callback was not sent: {error.message}"
-    except Fail as error:
-        return f"the callback was not sent: {error}"
+    except (InvalidInput, Fail) as error:
+        return f"the callback was not sent: {error.message if isinstance(error, InvalidInput) else error}"
     return None
 
 

@@ -121,21 +121,19 @@ class Rows:
 
         Raises Fail for a table whose ids are no numbers.
         """
-        with self._theirs():
-            return self._get(id, whole, lock)
-
-    def _get(self, id: int, whole: bool, lock: bool) -> dict[str, Any] | None:
         read = [peewee.SQL("*")] if whole else [getattr(self.columns, name) for name in ("id", *READ)]
         query = self._table.select(*read).where(self.columns.id == id)
         if lock and is_mysql(self._database):  # a transaction of SQLite locks everything
             query = query.for_update(nowait=True)
-        for values in query.dicts():
-            row = {name: _readable(name, value) for name, value in values.items()}
-            row |= {name.lower(): value for name, value in row.items()}
-            if not isinstance(row["id"], int | Decimal):  # MySQL takes '7-up' for 7
-                raise Fail(f"column id of {self.name} holds no whole numbers, so that {id} may mean several rows")
-            return row
-        return None
+        with self._theirs():
+            values = next(iter(query.dicts()), None)
+        if values is None:
+            return None
+        row = {name: _readable(name, value) for name, value in values.items()}
+        row |= {name.lower(): value for name, value in row.items()}
+        if not isinstance(row["id"], int | Decimal):  # MySQL takes '7-up' for 7
+            raise Fail(f"column id of {self.name} holds no whole numbers, so that {id} may mean several rows")
+        return row
 
     def update(self, id: int, *only: peewee.Expression, **values: Any) -> bool:
         """Write columns, with short texts for people cut to length; False without such a row that is as `only` says."""

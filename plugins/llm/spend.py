@@ -140,11 +140,8 @@ def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | N
     changed = SpendRow.update(
         outcome=outcome,
         cost=cost,
-        prompt_tokens=tokens.prompt,
-        cached_tokens=tokens.cached,
-        completion_tokens=tokens.completion,
-        reasoning_tokens=tokens.reasoning,
         ended_at=utcnow(),
+        **{f"{name}_tokens": getattr(tokens, name) for name in Tokens.__slots__},
     ).where(
         SpendRow.task_id == call.task_id,
         SpendRow.token == call.token,

@@ -9,7 +9,7 @@ from typing import Any
 
 from sytq import Breaker, Limiter
 
-from .config import Limits, LlmSettings, Provider
+from .config import LlmSettings, Provider
 from .node import Node
 
 
@@ -47,19 +47,18 @@ class Target:
         settings = self.provider.circuit_breaker
         breaker = Breaker(**settings.model_dump(exclude={"enabled"})) if settings.enabled else None
         limits = [(self.provider.limits, breaker), (self.provider.of(self.model).limits, None)]
-        return [_limiter(name, *its, self.configuration) for name, its in zip(self.limiter_names, limits, strict=False)]
-
-
-def _limiter(name: str, limits: Limits, breaker: Breaker | None, configuration: str) -> Limiter:
-    return Limiter(
-        name,
-        concurrency=limits.running or 0,
-        adaptive=limits.adaptive,
-        calls=limits.calls or 0,
-        cost=limits.tokens or 0,
-        breaker=breaker,
-        configuration=configuration,
-    )
+        return [
+            Limiter(
+                name,
+                concurrency=its.running or 0,
+                adaptive=its.adaptive,
+                calls=its.calls or 0,
+                cost=its.tokens or 0,
+                breaker=breaker,
+                configuration=self.configuration,
+            )
+            for name, (its, breaker) in zip(self.limiter_names, limits, strict=False)
+        ]
 
 
 def named(name: str) -> str:

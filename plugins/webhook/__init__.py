@@ -47,17 +47,13 @@ def _every_ten_seconds(settings: Settings) -> Backoff:
     return Backoff(first=pause, factor=1, max=pause, max_age="24h", jitter=0)
 
 
-def _timeout(settings: Settings) -> float:
-    return settings.worker.request_timeout + 5
-
-
 #: Both types make the same request; their schedules differ.
 _request = partial(
     task,
     payload=Webhook,
     queue="webhook",
     retry_of=own_policy,
-    timeout=_timeout,
+    timeout=lambda settings: settings.worker.request_timeout + 5,
     url=attrgetter("url"),
     order=attrgetter("ordering_key"),
     limiters=lambda payload: [limiter_name(parse_url(payload.url))],

@@ -35,12 +35,9 @@ def _signing_secret(value: SecretStr) -> SecretStr:
     return value
 
 
-def _aware(moment: dt.datetime) -> dt.datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
-
-
 FinalStatus = Annotated[int, Field(ge=300, le=599), _STATUS]
-Moment = Annotated[dt.datetime, AfterValidator(_aware), _MOMENT]
+_in_utc = AfterValidator(lambda moment: moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))
+Moment = Annotated[dt.datetime, _in_utc, _MOMENT]
 SigningSecret = Annotated[Secret, AfterValidator(_signing_secret), _WHSEC]
 
 

@@ -75,12 +75,9 @@ def _response(detail: dict[str, Any]) -> list[Block]:
         rows = [(name, str(masked(name, value))) for name, value in headers.items()]
         found.append(Table("Headers of the latest response", ("header", "value"), rows))
     if body := detail.get("body"):
-        found.append(Code(str(body), "body of the latest response" + (", its beginning" if _is_cut(detail) else "")))
+        is_cut = detail.get("body_truncated") or detail.get("cut")
+        found.append(Code(str(body), "body of the latest response" + (", its beginning" if is_cut else "")))
     return found
-
-
-def _is_cut(detail: dict[str, Any]) -> bool:
-    return bool(detail.get("body_truncated") or detail.get("cut"))
 
 
 def _detail(attempt: Any) -> dict[str, Any]:
