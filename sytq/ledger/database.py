@@ -201,14 +201,21 @@ def upsert(
     *,
     key: Sequence[str],
     replace: Sequence[str],
+    unless: tuple[str, str] | None = None,
 ) -> None:
-    """Insert rows, given as the values of each column; where a `key` is taken, the columns of `replace` change."""
+    """Insert rows, given as the values of each column; where a `key` is taken, the columns of `replace` change.
+
+    `unless` is a column and a word: a new row with it changes nothing.
+    """
     if is_mysql(database):
-        conflict, new = "ON DUPLICATE KEY UPDATE", "VALUES({0})"
+        new = "IF(VALUES({1}) = '{2}', {0}, VALUES({0}))" if unless else "VALUES({0})"
+        conflict, tail = "ON DUPLICATE KEY UPDATE", ""
     else:
-        conflict, new = f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET", "excluded.{0}"
-    assignments = ", ".join(f"{name} = {new.format(name)}" for name in replace)
-    _insert(database, table, columns, f"{conflict} {assignments}")
+        new = "excluded.{0}"
+        conflict = f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET"
+        tail = " WHERE excluded.{} <> '{}'".format(*unless) if unless else ""
+    assignments = ", ".join(f"{name} = {new.format(name, *(unless or ()))}" for name in replace)
+    _insert(database, table, columns, f"{conflict} {assignments}{tail}")
 
 
 def _insert(database: peewee.Database, table: str, columns: Mapping[str, Sequence[Any]], tail: str) -> None:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 import peewee
 
-from sytq.ledger.database import execute_many, insert_ignore, is_mysql, marks, upsert
+from sytq.ledger.database import execute_many, is_mysql, marks, upsert
 from sytq.ledger.values import plain
 from sytq.states import RUNNING, TERMINAL
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that triples the cost of construction
 class Event:
     """One event of a task; `state` is the state after it."""
 
@@ -50,7 +51,7 @@ _ASSIGNMENTS = {
     "attempts": "event.attempts",
     "worker": "COALESCE(event.worker, task.worker)",
     "started_at": "COALESCE(event.started_at, task.started_at)",
-    "finished_at": f"CASE WHEN event.state IN ({_TERMINAL}) THEN event.finished_at END",
+    "finished_at": "event.finished_at",  # NULL before the end
     "scheduled_at": "COALESCE(event.scheduled_at, task.scheduled_at)",
     "result": "event.result",
     "error": "COALESCE(event.error, task.error)",
@@ -59,60 +60,150 @@ _ASSIGNMENTS = {
     "host": "COALESCE(task.host, event.host)",
 }
 _NAMES = ("id", *_ASSIGNMENTS)
-_VALUES = attrgetter(*("fingerprint" if name == "error_fingerprint" else name for name in _NAMES))
 _MAY_CHANGE = f"task.state NOT IN ({_TERMINAL}) AND task.token <= event.token"
+_SET = (
+    "ON task.id = event.id SET "
+    + ", ".join(f"task.{name} = {value}" for name, value in _ASSIGNMENTS.items())
+    + f" WHERE {_MAY_CHANGE}"
+)
+#: For one task: SQLite takes longer for a join than for a statement of each.
+_ONE = (
+    "UPDATE sytq_tasks AS task SET "
+    + ", ".join(f"{name} = {value.replace(f'event.{name}', '?')}" for name, value in _ASSIGNMENTS.items())
+    + f" WHERE task.id = ? AND {_MAY_CHANGE.replace('event.token', '?')}"
+)
+
+#: What the starts of one fetch have in common, which is all that they change.
+_START = attrgetter("token", "attempts", "worker", "started_at")
+_STARTS = (
+    f"UPDATE sytq_tasks SET state = '{RUNNING}', token = %s, attempts = %s, worker = COALESCE(%s, worker),"
+    " started_at = COALESCE(%s, started_at), finished_at = NULL, result = NULL"
+    f" WHERE state NOT IN ({_TERMINAL}) AND token <= %s AND id IN "
+)
+#: From so many starts on one statement for them costs less than their share of the one for all events.
+_MANY = 8
 
 
 def write_states(database: peewee.Database, events: Sequence[Event]) -> None:
     """Write one event for each task, inside the caller's transaction; rows that must not change stay unchanged."""
-    for part in _parts(events):
-        values = [plain(value) for event in part for value in _VALUES(event)]
-        # The first row names the columns.
-        named = ", ".join(f"{marks(database, 1)} AS {name}" for name in _NAMES)
-        others = [marks(database, len(_NAMES))] * (len(part) - 1)
-        source = "(" + " UNION ALL ".join(f"SELECT {row}" for row in (named, *others)) + ") AS event"
-        if is_mysql(database):
-            assigned = ", ".join(f"task.{name} = {value}" for name, value in _ASSIGNMENTS.items())
-            sql = f"UPDATE sytq_tasks AS task JOIN {source} ON task.id = event.id SET {assigned} WHERE {_MAY_CHANGE}"
+    if not is_mysql(database):
+        execute_many(database, _ONE, [(*_values(event)[1:], event.id, event.token) for event in events])
+        return
+    # In the order of their ids, as every writer of many rows should: two that meet wait for each other then.
+    fetches, others = _fetches(sorted(events, key=attrgetter("id")))
+    for token, *same, ids in fetches:
+        database.execute_sql(f"{_STARTS}({marks(database, len(ids))})", (token, *map(plain, same), token, *ids))
+    for part in _parts(others):
+        sql = f"UPDATE sytq_tasks AS task JOIN {_source(_NAMES, len(part))} {_SET}"
+        database.execute_sql(sql, [plain(value) for event in part for value in _values(event)])
+
+
+def _values(event: Event) -> tuple[Any, ...]:
+    """What an event has for `_NAMES`."""
+    return (
+        *(event.id, event.state, event.token, event.attempts, event.worker, event.started_at),
+        event.finished_at if event.state in TERMINAL else None,
+        *(event.scheduled_at, event.result, event.error, event.fingerprint, event.progress, event.host),
+    )
+
+
+def _fetches(events: Sequence[Event]) -> tuple[list[tuple[Any, ...]], list[Event]]:
+    """What many starts have in common, with their ids; and the other events."""
+    groups: dict[tuple[Any, ...], list[Event]] = {}
+    others = []
+    for event in events:
+        if event.state == RUNNING:
+            groups.setdefault(_START(event), []).append(event)
         else:
-            assigned = ", ".join(f"{name} = {value}" for name, value in _ASSIGNMENTS.items())
-            sql = f"UPDATE sytq_tasks AS task SET {assigned} FROM {source} WHERE task.id = event.id AND {_MAY_CHANGE}"
-        database.execute_sql(sql, values)
+            others.append(event)
+    others += [event for group in groups.values() if len(group) < _MANY for event in group]
+    many = [(*same, [event.id for event in group]) for same, group in groups.items() if len(group) >= _MANY]
+    return many, others
+
+
+def _source(names: Sequence[str], count: int) -> str:
+    """So many rows of values for MySQL; the first one names the columns."""
+    row = ", ".join(["%s"] * len(names))
+    named = ", ".join(f"%s AS {name}" for name in names)
+    return "(SELECT " + " UNION ALL SELECT ".join((named, *[row] * (count - 1))) + ") AS event"
+
+
+_REPLACED = ("attempt", "worker", "error", "status", "detail", "finished_at", "next_at", "outcome")
 
 
 def write_attempts(database: peewee.Database, events: Iterable[Event]) -> None:
-    """Write the starts and ends of attempts, inside the caller's transaction. Idempotent."""
-    began, ended = [], []
+    """Write the starts and ends of attempts, inside the caller's transaction. Idempotent.
+
+    A start changes no row that is there; with its end it is one row.
+    """
+    attempts: dict[tuple[str, int], Event] = {}
+    replacing: list[Event] = []
     for event in events:
+        key = event.id, event.token
         if event.state == RUNNING:
-            began.append(event)
+            if event.again or event.attempts > 1:
+                replacing.append(event)
+            attempts.setdefault(key, event)
         elif event.token and event.outcome:
-            ended.append(event)
-    insert_ignore(database, "sytq_attempts", _attempts(began))
-    # The previous attempt never ended: its worker died or lost its connection, or Redis was emptied.
-    lost = [(event.started_at, event.id, event.token) for event in began if event.again or event.attempts > 1]
-    mark = marks(database, 1)
-    where = f"task_id = {mark} AND token < {mark} AND outcome = 'running'"
-    execute_many(database, f"UPDATE sytq_attempts SET outcome = 'lost', finished_at = {mark} WHERE {where}", lost)
-    replaced = ("attempt", "outcome", "worker", "error", "status", "detail", "finished_at", "next_at")
-    upsert(database, "sytq_attempts", _attempts(ended), key=("task_id", "token"), replace=replaced)
+            start = attempts.get(key)
+            if start is not None and event.started_at is None:
+                event = replace(event, started_at=start.started_at)
+            attempts[key] = event
+    ordered = [attempts[key] for key in sorted(attempts)]
+    upsert(
+        database,
+        "sytq_attempts",
+        _attempts(ordered),
+        key=("task_id", "token"),
+        replace=_REPLACED,
+        unless=("outcome", RUNNING),
+    )
+    _end_replaced(database, replacing)
+
+
+_LOST = f"SET outcome = 'lost', finished_at = {{}} WHERE task_id = {{}} AND token < {{}} AND outcome = '{RUNNING}'"
+
+
+def _end_replaced(database: peewee.Database, starts: Sequence[Event]) -> None:
+    """The attempts before these that never ended: their worker died or lost its connection, or Redis was emptied."""
+    values = [(plain(event.started_at), event.id, event.token) for event in starts]
+    if not is_mysql(database):
+        execute_many(database, f"UPDATE sytq_attempts {_LOST.format('?', '?', '?')}", values)
+        return
+    for first in range(0, len(values), _ROWS):
+        part = values[first : first + _ROWS]
+        source = _source(("at", "id", "later"), len(part))
+        sql = f"UPDATE sytq_attempts JOIN {source} {_LOST.format('at', 'id', 'later')}"
+        database.execute_sql(sql, list(chain(*part)))
+
+
+#: The columns of sytq_attempts, and what an event has for them.
+_ATTEMPT = {
+    "task_id": "id",
+    "token": "token",
+    "attempt": "attempts",
+    "outcome": "outcome",
+    "worker": "worker",
+    "error": "error",
+    "status": "status",
+    "detail": "detail",
+    "started_at": "started_at",
+    "finished_at": "finished_at",
+    "next_at": "scheduled_at",
+}
 
 
 def _attempts(events: Sequence[Event]) -> dict[str, Sequence[Any]]:
     """The columns of sytq_attempts."""
-    return {
-        "task_id": [event.id for event in events],
-        "token": [event.token for event in events],
-        "attempt": [event.attempts for event in events],
-        "outcome": [event.outcome or RUNNING for event in events],
-        "worker": [event.worker for event in events],
-        "error": [event.error for event in events],
-        "status": [event.status for event in events],
-        "detail": [event.detail for event in events],
-        "started_at": [event.started_at for event in events],
-        "finished_at": [event.finished_at for event in events],
-        "next_at": [event.scheduled_at for event in events],
+    columns: dict[str, Sequence[Any]] = {
+        name: [getattr(event, of) for event in events] for name, of in _ATTEMPT.items()
     }
+    columns["outcome"] = [outcome or RUNNING for outcome in columns["outcome"]]
+    return columns
+
+
+#: Rows of one statement.
+_ROWS = 200
 
 
 def _parts(events: Iterable[Event]) -> Iterator[list[Event]]:
@@ -121,7 +212,7 @@ def _parts(events: Iterable[Event]) -> Iterator[list[Event]]:
     size = 0
     for event in events:
         size += sum(len(text or "") for text in (event.result, event.error, event.progress))
-        if part and (size > 1 << 20 or len(part) == 200):
+        if part and (size > 1 << 20 or len(part) == _ROWS):
             yield part
             part, size = [], 0
         part.append(event)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -17,9 +16,10 @@ from sytq.errors import InvalidInput
 from sytq.ids import derived_id
 from sytq.ledger import dependencies
 from sytq.ledger.database import transact
+from sytq.ledger.ends import end
 from sytq.ledger.events import Event, write_attempts, write_states
 from sytq.ledger.ledger import Ledger, NewTask
-from sytq.ledger.models import Task, UniqueKey
+from sytq.ledger.models import Task
 from sytq.ledger.values import parsed, utcnow
 from sytq.service.submission import DISPATCH_WITHIN, Origin, Submitter
 from sytq.service.task_view import announcement
@@ -70,9 +70,9 @@ class Recording:
         latest, ended = _latest(events), list(ended)
         while latest or ended:
             write_states(self._ledger.database, latest)
-            ends = _end([event.id for event in latest if event.state in TERMINAL])
-            followers += self._followers([task_id for task_id, is_followed in ends.items() if is_followed])
-            released = dependencies.release([*ended, *ends], utcnow())
+            ends = end(self._ledger.database, [event.id for event in latest if event.state in TERMINAL])
+            followers += self._followers(ends.followed)
+            released = dependencies.release([*ended, *ends.awaited], utcnow())
             ready += released.ready
             # Dependents cancelled because of these ends have ended too, and have dependents themselves.
             latest, ended = released.cancelled, []
@@ -129,14 +129,3 @@ def _latest(events: Iterable[Event]) -> list[Event]:
         if seen is None or (event.token, event.state != RUNNING) >= (seen.token, seen.state != RUNNING):
             latest[event.id] = event
     return list(latest.values())
-
-
-def _end(ids: list[str]) -> dict[str, bool]:
-    """Free the unique keys of the ended tasks; return each with whether it may have followers."""
-    if not ids:
-        return {}
-    followed = Task.state.in_((DEAD, CANCELLED)) | Task.callback.is_null(False)
-    query: Any = Task.select(Task.id, followed).where(Task.id.in_(ids), Task.state.in_(TERMINAL)).tuples()
-    ended = dict(query)
-    UniqueKey.delete().where(UniqueKey.task_id.in_(list(ended))).execute()
-    return ended
