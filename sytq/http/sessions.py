@@ -18,9 +18,9 @@ from yarl import URL
 
 from sytq.config.urls import ENVIRONMENT
 from sytq.http.guard import Guard
-from sytq.http.protocol import use_connections
+from sytq.http.protocol import Connector
 from sytq.http.proxies import environment_proxy
-from sytq.http.timing import tracing
+from sytq.http.timing import current
 from sytq.tcp import RESTED, client_socket
 from sytq.tls import client_context
 
@@ -57,7 +57,7 @@ class Sessions:
             # With a proxy, only the proxy's own name is resolved here; `options` has checked the target.
             own = self._proxy is not None and not trusted
             # No limit: queues and slots limit concurrency, not a hidden default of 100.
-            connector = aiohttp.TCPConnector(
+            connector = Connector(
                 resolver=_Resolver(None) if own else resolver,
                 ssl=_tls_context(),
                 limit=0,
@@ -65,14 +65,12 @@ class Sessions:
                 keepalive_timeout=RESTED,
                 socket_factory=client_socket,
             )
-            use_connections(connector)
             self._sessions[trusted] = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"sytq/{_version()}"},
                 timeout=aiohttp.ClientTimeout(),
                 trust_env=False,
-                trace_configs=[tracing()],
             )
         return self._sessions[trusted]
 
@@ -108,7 +106,7 @@ class Sessions:
             ip_address(host)  # checked by Guard.check_url
         except ValueError:
             try:
-                await self._resolvers[False].resolve(host)
+                await self._resolvers[False].look_up(host)
             except OSError:
                 raise UnknownHost(f"{host} cannot be resolved") from None
 
@@ -141,6 +139,15 @@ class _Resolver(AbstractResolver):
         self._threads = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="sytq-dns")
 
     async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        timing = current.get()
+        found = await self.look_up(host, port, family)
+        if timing is not None:
+            timing.dns = timing.end()
+        return found
+
+    async def look_up(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         lookup = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)

@@ -1,15 +1,10 @@
-"""How long each part of a call took, by aiohttp's trace hooks."""
+"""How long each part of a call took. The connector and the resolver note it (protocol.py, sessions.py)."""
 
 from __future__ import annotations
 
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import aiohttp
 
 
 @dataclass(slots=True)
@@ -43,44 +38,3 @@ class Timing:
 
 #: The timing of the current call of this asyncio task.
 current: ContextVar[Timing | None] = ContextVar("sytq_http_timing", default=None)
-
-
-def tracing() -> aiohttp.TraceConfig:
-    """Return the trace hooks with which a session fills in `current`."""
-    import aiohttp
-
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_create_start.append(_connecting)
-    trace.on_dns_resolvehost_start.append(_begin)
-    trace.on_dns_resolvehost_end.append(_resolved)
-    trace.on_connection_create_end.append(_connected)
-    trace.on_connection_reuseconn.append(_reused)
-    return trace
-
-
-async def _begin(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
-    if timing := current.get():
-        timing.begin()
-
-
-async def _connecting(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
-    if timing := current.get():
-        timing.begin()
-        timing.connected = False  # a reused connection was lost
-
-
-async def _resolved(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
-    if timing := current.get():
-        timing.dns = timing.end()
-
-
-async def _connected(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
-    if timing := current.get():
-        timing.connect = timing.end()
-        timing.connected = True
-
-
-async def _reused(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
-    if timing := current.get():
-        timing.begin()
-        timing.connected = True

@@ -18,8 +18,8 @@ from aiohttp import web
 from yarl import URL
 
 from sytq.http import Guard
+from sytq.http.protocol import Connector
 from sytq.http.sessions import Sessions
-from sytq.http.timing import tracing
 
 _MARK = "X-Sytq-Fake-Http"
 _NOBODY = "http://127.0.0.1:1/"  # nothing listens there
@@ -130,7 +130,7 @@ class FakeHttp(Sessions):
             await self._runner.setup()
             await web.TCPSite(self._runner, "127.0.0.1", 0).start()
             self._session = aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(), trace_configs=[tracing()]
+                connector=Connector(), cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout()
             )
         return self._session, f"http://127.0.0.1:{self._runner.addresses[0][1]}/"
 
