@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from datetime import datetime, timedelta
 
@@ -13,7 +14,7 @@ from sytq import AsyncContext, Breaker, Cancelled, Limiter, Lost, Transaction, c
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.database import insert_ignore
 
-from .config import WebhookSettings, first_match
+from .config import HostException, HostLimits, WebhookSettings, first_match
 
 _LOOKS = 10  # checks per process, at least, within `webhook.disable_after`
 _LONGEST_PAUSE = 30.0
@@ -39,21 +40,26 @@ def limiter_name(url: URL) -> str:
 
 def limiter_of(url: URL, settings: WebhookSettings) -> Limiter:
     """The limiter of the URL's host and port, with its configured limits."""
-    limits = settings.webhook.host
+    exception = first_match(settings.webhook.hosts, url)
+    return _limiter(limiter_name(url), settings.webhook.host, exception, settings.webhook_configuration)
+
+
+@functools.lru_cache(_MOST)
+def _limiter(name: str, limits: HostLimits, exception: HostException | None, configuration: str) -> Limiter:
     breaker, has_breaker = limits.breaker, limits.breaker.enabled
-    if entry := first_match(settings.webhook.hosts, url):
-        has_breaker = has_breaker if entry.breaker is None else entry.breaker
-        own = entry.model_dump(include={"running", "adaptive", "rate"}, exclude_none=True)
+    if exception:
+        has_breaker = has_breaker if exception.breaker is None else exception.breaker
+        own = exception.model_dump(include={"running", "adaptive", "rate"}, exclude_none=True)
         limits = limits.model_copy(update=own)
     calls, window = limits.rate or (0, 60.0)
     return Limiter(
-        limiter_name(url),
+        name,
         concurrency=limits.running,
         adaptive=limits.adaptive,
         calls=calls,
         window=window,
         breaker=Breaker(**breaker.model_dump(exclude={"enabled"})) if has_breaker else None,
-        configuration=settings.webhook_configuration,
+        configuration=configuration,
     )
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from yarl import URL
 
 from .config import WebhookSettings, first_match
+
+if TYPE_CHECKING:
+    import standardwebhooks
 
 HEADERS = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature"})
 
@@ -27,15 +32,20 @@ def sign(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -
 
     Raises ValueError for a secret that is not base64 (`whsec_` may stand before it) or is empty.
     """
-    import standardwebhooks
-
     moment, text = datetime.fromtimestamp(timestamp, UTC), body.decode()
-    try:
-        signatures = [standardwebhooks.Webhook(secret).sign(message_id, moment, text) for secret in secrets]
-    except (ValueError, standardwebhooks.webhooks.EmptyWebhookSecretError):
-        raise ValueError("webhook.secret must be whsec_ and base64") from None
+    signatures = [_signer(secret).sign(message_id, moment, text) for secret in secrets]
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
         "webhook-signature": " ".join(signatures),
     }
+
+
+@lru_cache
+def _signer(secret: str) -> standardwebhooks.Webhook:
+    import standardwebhooks
+
+    try:
+        return standardwebhooks.Webhook(secret)
+    except (ValueError, standardwebhooks.webhooks.EmptyWebhookSecretError):
+        raise ValueError("webhook.secret must be whsec_ and base64") from None
