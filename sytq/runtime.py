@@ -164,7 +164,7 @@ class Runtime:
         from sytq.service.control import Operator
 
         operations = Operations(self.redis, self.keys)
-        return Operator(self.ledger, operations, self.submitter, self.recording, self.registry)
+        return Operator(self.ledger, operations, self.limiters, self.submitter, self.recording, self.registry)
 
     @cached_property
     def pausing(self) -> Pausing:

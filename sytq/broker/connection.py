@@ -74,7 +74,7 @@ _DEMOTED = ("READONLY", "UNBLOCKED")
 #: A certificate is verified as `sytq.tls` verifies it.
 _TLS = {"ssl_exclude_verify_flags": STRICTER, "ssl_include_verify_flags": LOOSER}
 
-_LIMITERS = ("_limiter_keys.lua", "_limiters.lua", "_grant.lua", "_wait_queue.lua")
+_LIMITERS = ("_paused.lua", "_limiters.lua", "_grant.lua", "_wait_queue.lua")
 
 
 class Redis:
@@ -278,17 +278,15 @@ def _text(name: str) -> str:
     match name.removesuffix(".lua"):
         case "fetch":
             limiters = _function("limiters()", ["_limiters.lua", "_grant.lua", "_wait_queue.lua", "_admit.lua"])
-            text = _parts([*before, "_entry.lua"]) + limiters + _parts(["_start.lua", "_reclaim.lua"])
+            text = _parts([*before, "_entry.lua", "_paused.lua"]) + limiters + _parts(["_start.lua", "_reclaim.lua"])
         case "ack":
-            limiters = _function(
-                "limiters(released, refused)",
-                ["_limiters.lua", "_grant.lua", "_wait_queue.lua", "_release.lua", "_release_fetched.lua"],
-            )
+            releasing = ["_release.lua", "_release_fetched.lua"]
+            limiters = _function("limiters(released, refused)", [*_LIMITERS, *releasing])
             text = _parts([*before, "_ack_keys.lua"]) + limiters
         case "limiter_release":
-            text = _parts([*before, *_LIMITERS, "_release.lua"])
+            text = _parts([*before, "_limiter_keys.lua", *_LIMITERS, "_release.lua"])
         case word if word.startswith("limiter_"):
-            text = _parts([*before, *_LIMITERS])
+            text = _parts([*before, "_limiter_keys.lua", *_LIMITERS])
         case _:
             text = _parts(before)
     return text + _parts([name])

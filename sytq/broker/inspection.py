@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sytq.broker import pages
@@ -19,7 +20,7 @@ from sytq.broker.pages import Delayed, InFlight, Page, Unreadable
 from sytq.broker.state_index import Live
 from sytq.config.sections import QueueLimits
 from sytq.errors import InvalidInput, RedisUnavailable
-from sytq.states import PRIORITIES, TERMINAL
+from sytq.states import PRIORITIES, QUEUED, TERMINAL
 
 if TYPE_CHECKING:
     from sytq.broker.connection import Redis  # built by the runtime, where Redis is needed at all
@@ -73,13 +74,24 @@ class Inspection:
     # -- tasks
 
     def live(self, ids: Sequence[str]) -> dict[str, Live]:
-        """Return the state of each of `ids` that Redis knows. Two round trips."""
+        """Return the state of each of `ids` that Redis knows. Two round trips, or four while some wait for a permit."""
         if not ids:
             return {}
         states = self._redis.ask("HMGET", self._keys.live, *ids)
         progress = self._redis.ask("HMGET", self._keys.progress, *ids)
-        found = zip(ids, states, progress, strict=True)
-        return {task_id: Live.parse(state, shown) for task_id, state, shown in found if state}
+        found = {
+            task_id: Live.parse(state, shown)
+            for task_id, state, shown in zip(ids, states, progress, strict=True)
+            if state
+        }
+        waiting = [task_id for task_id, live in found.items() if live.waits]
+        paused = set(self.paused()) if waiting else set()
+        records = self._redis.ask("HMGET", self._keys.waiting, *waiting) if paused else []
+        for task_id, record in zip(waiting, records, strict=False):
+            name = found[task_id].type
+            if record and name in paused and json.loads(record)["at"] == f"type:{name}":
+                found[task_id] = replace(found[task_id], state=QUEUED, parked=True)
+        return found
 
     def types(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the type of each of `ids` that Redis knows. One round trip."""
@@ -191,16 +203,31 @@ class Inspection:
         return sorted(name.decode() for name in self._redis.ask("HKEYS", self._keys.paused))
 
     def delayed(self) -> dict[str, int]:
-        """Return how many tasks wait for their time, per queue. Q round trips and one."""
-        return {queue: self._redis.ask("ZCARD", self._keys.delayed(queue)) for queue in self.names()}
+        """Return how many tasks wait for their time, per queue. Q round trips and two, two more for a paused type."""
+        parked = self._wait_for_types()
+        counts = {queue: self._redis.ask("ZCARD", self._keys.delayed(queue)) for queue in self.names()}
+        return {queue: max(0, count - parked[queue]) for queue, count in counts.items()}
 
     def parked(self) -> dict[str, int]:
-        """Return how many queued tasks are parked (their type is paused), per queue. Q round trips and two or more."""
-        suspects = self.suspects()  # their messages are in the same place
-        counts = {queue: self._redis.ask("HLEN", self._keys.parked(queue)) for queue in self.names()}
-        return {
-            queue: max(0, count - suspects.get(queue, Suspects(0, None)).waiting) for queue, count in counts.items()
-        }
+        """Return how many tasks wait for their paused type, per queue. Q round trips and three or more."""
+        parked = self._wait_for_types()
+        suspects = self.suspects()  # their messages are beside those that workers of 0.1 set aside
+        for queue in self.names():
+            of_suspects = suspects.get(queue, Suspects(0, None)).waiting
+            parked[queue] += max(0, self._redis.ask("HLEN", self._keys.parked(queue)) - of_suspects)
+        return dict(parked)
+
+    def _wait_for_types(self) -> Counter[str]:
+        """How many tasks are in the wait queues of paused types, by the queue of the first of them."""
+        found: Counter[str] = Counter()
+        for type_name in self.paused():
+            limiter = f"[type:{type_name}|", f"(type:{type_name}}}"
+            first = self._redis.ask("ZRANGEBYLEX", self._keys.wait_queues, *limiter, "LIMIT", 0, 1)
+            state = first and self._redis.ask("HGET", self._keys.live, first[0].rpartition(b"|")[2])
+            if state:
+                count = int(self._redis.ask("ZLEXCOUNT", self._keys.wait_queues, *limiter))
+                found[Live.parse(state).queue] += count
+        return found
 
     def suspects(self) -> dict[str, Suspects]:
         """Return the suspects that wait to run alone, per queue. Two round trips, and 2 Q while there are some."""

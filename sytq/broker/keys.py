@@ -45,7 +45,7 @@ class Keys:
         self.crashes = self._key("crashes")
         #: HASH worker -> "left", or what an isolated process died of as JSON; gone an hour after the last was added.
         self.departed = self._key("departed")
-        #: HASH task type -> who paused it, when and why, as JSON. The ledger keeps a copy.
+        #: HASH task type -> the pause of its limiter `type:NAME`, as JSON. The ledger has those of persons, too.
         self.paused = self._key("paused")
         #: STRING: when this Redis was first seen, in ms.
         self.epoch = self._key("epoch")
@@ -55,7 +55,7 @@ class Keys:
         self.cards = self._key("cards")
         #: ZSET API process -> when it last wrote its card, in ms.
         self.apis = self._key("apis")
-        #: HASH limiter -> its breaker, adaptive limit and pause, as JSON.
+        #: HASH limiter -> its breaker, adaptive limit and pause (but of a type), as JSON.
         self.limiters = self._key("gates")
         #: HASH limiter -> its limits as the latest acquisition stated them, as JSON.
         self.limiter_settings = self._key("gates", "settings")
@@ -89,7 +89,7 @@ class Keys:
         return self._key("bodies", queue)
 
     def parked(self, queue: str) -> str:
-        """HASH task id -> message, of the tasks fetched while their type was paused, and of the suspects."""
+        """HASH task id -> message, of the suspects; of tasks that workers of 0.1 met while their type was paused."""
         return self._key("parked", queue)
 
     def suspects(self, queue: str) -> str:

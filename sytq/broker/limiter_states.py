@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sytq.broker.keys import GROUP, Keys
@@ -25,11 +25,11 @@ class LimiterState:
     name: str
     state: str  # closed (calls pass), open or half_open (its circuit breaker), paused
     #: Permits held, of tasks that run and of tasks that were handed one and start next; of a queue: the tasks that run;
-    #: None of a paused type without limits.
+    #: None of a type without limits.
     running: int | None = None
     limit_now: int = 0  # permits that may be held: less than `limit` when adaptive
     limit: int = 0
-    waiting: int | None = None  # tasks in the wait queue; of a queue: in its streams; None like `running`
+    waiting: int = 0  # tasks in the wait queue; of a queue: in its streams
     calls_in_window: int = 0
     calls: int = 0  # the limit
     units_in_window: int = 0  # the sum of the costs
@@ -37,7 +37,7 @@ class LimiterState:
     window: float = 60.0  # seconds
     failures: int = 0  # within the breaker's interval
     took: float | None = None  # recent average of the seconds that a permit is held
-    since: float | None = None  # start of the state; None of a queue and of a paused type
+    since: float | None = None  # start of the state; None of a queue
     until: float | None = None  # when a pause or an open breaker ends by itself
     reason: str | None = None
     by: str | None = None  # who paused it
@@ -48,18 +48,14 @@ class LimiterState:
     @property
     def urgency(self) -> tuple[bool, int, int, str]:
         """The key of an order: first what is not closed, then the longest wait queue."""
-        return self.state == "closed", -(self.waiting or 0), -(self.running or 0), self.name
+        return self.state == "closed", -self.waiting, -(self.running or 0), self.name
 
 
 def read_all(redis: Redis, keys: Keys, queues: Mapping[str, QueueLimits], *names: str) -> list[LimiterState]:
-    """Return these limiters, or all, sorted by name: also `queue:NAME` with a limit or rate, and paused types."""
+    """Return these limiters, or all, sorted by name: also `queue:NAME` with a limit or rate."""
     found = {limiter.name: limiter for limiter in read_limiters(redis, keys, *names)}
     found |= {limiter.name: limiter for limiter in _queues(redis, keys, queues, names)}
-    for type_name, note in redis.ask("HGETALL", keys.paused).items():
-        name, pause = f"type:{type_name.decode()}", json.loads(note)
-        known = found.get(name) or LimiterState(name, "paused")
-        found[name] = replace(known, state="paused", since=None, until=None, by=pause["by"], reason=pause["why"])
-    return [found[name] for name in sorted(found) if not names or name in names]
+    return [found[name] for name in sorted(found)]
 
 
 def _queues(
@@ -110,10 +106,11 @@ def that_matter(limiters: Iterable[LimiterState]) -> list[LimiterState]:
 
 def _state(name: str, text: bytes) -> LimiterState:
     state = json.loads(text)
+    counted = not name.startswith("type:") or bool(state["limit"] or state["max_calls"])
     return LimiterState(
         name=name,
         state=state["state"],
-        running=state["running"],
+        running=state["running"] if counted else None,
         limit_now=state["limit_now"],
         limit=state["limit"],
         waiting=state["waiting"],
@@ -124,7 +121,7 @@ def _state(name: str, text: bytes) -> LimiterState:
         window=state["window"] / 1000,
         failures=state["failures"],
         took=state["took"] / 1000 if "took" in state else None,
-        since=state["since"] / 1000,
+        since=state["since"] / 1000 if "since" in state else None,
         until=state["until"] / 1000 if state.get("until") else None,
         reason=state.get("reason") or None,
         by=state.get("by"),

@@ -7,6 +7,7 @@ docs/limiters.md says what is counted.
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -45,6 +46,15 @@ class Resumed:
 
     def __bool__(self) -> bool:
         return bool(self.held)
+
+
+@dataclass(frozen=True, slots=True)
+class TypePause:
+    """The pause of a task type, by a person or a task; `person` is None where a process of 0.1 wrote it (until 0.3)."""
+
+    by: str
+    why: str
+    person: bool | None
 
 
 class Limiters:
@@ -203,24 +213,32 @@ class Limiters:
         seconds: float | None = None,
         person: bool = True,
         configuration: str = "",
+        since_ms: int | None = None,
     ) -> bool:
         """Grant no permit of a limiter until `resume`, or for `seconds`; False when it was paused already.
 
         A task's pause (not a `person`'s) prolongs a task's earlier pause and leaves a person's unchanged. With a
-        `configuration` it holds up the calls made with that alone, and ends when no worker has it any more. Raises
-        InvalidInput for an invalid name, and RedisUnavailable.
+        `configuration` it holds up the calls made with that alone, and ends when no worker has it any more. One
+        that Redis has lost began at `since_ms`. Raises InvalidInput for an invalid name, and RedisUnavailable.
         """
         check_limiter_name(name)
         length = 0 if seconds is None else max(1, int(seconds * 1000))
         args = [self.liveness_ms, name, "pause", int(person), by[:64], why[:255], length, configuration]
+        args.append("" if since_ms is None else since_ms)
         return bool(self._redis.call("limiter_pause", self._names, args))
 
     def resume(self, name: str, *, person: bool = True) -> Resumed:
         """End a limiter's pause; a person also closes its breaker, and a task leaves a person's pause unchanged."""
         check_limiter_name(name)
-        args = [self.liveness_ms, name, "resume", int(person), "", "", 0, ""]
+        args = [self.liveness_ms, name, "resume", int(person), "", "", 0, "", ""]
         held, by, why, waiting = self._redis.call("limiter_pause", self._names, args)
         return Resumed(held.decode(), by.decode(), why.decode(), waiting)
+
+    def type_pauses(self) -> dict[str, TypePause]:
+        """Return the pauses of task types, by type."""
+        notes = self._redis.ask("HGETALL", self._keys.paused)
+        found = {name.decode(): json.loads(note) for name, note in notes.items()}
+        return {name: TypePause(one["by"], one["why"], one.get("person")) for name, one in found.items()}
 
     def announce(self, configurations: Collection[str]) -> None:
         """Say what this worker's calls are made with; each worker repeats it every few seconds."""
@@ -265,7 +283,7 @@ def limiter_keys(keys: Keys) -> list[str]:
 def state_keys(keys: Keys) -> list[str]:
     """Return the keys with the state of limiters, in the order of _limiter_keys.lua."""
     own = [keys.limiters, keys.limiter_settings, keys.permits, keys.wait_queues]
-    return [*own, keys.waiting, keys.acquisitions, keys.limiters_due, keys.configured]
+    return [*own, keys.waiting, keys.acquisitions, keys.limiters_due, keys.configured, keys.paused]
 
 
 def handover_keys(keys: Keys, queues: Iterable[str]) -> list[str]:

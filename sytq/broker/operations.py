@@ -1,4 +1,4 @@
-"""Changes of tasks that are in Redis: cancel, reschedule, revive, pause, resume, progress, results of steps.
+"""Changes of tasks that are in Redis: cancel, reschedule, revive, progress, results of steps.
 
 Each change is one script or command; sytq.service.control writes the ledger.
 """
@@ -74,17 +74,8 @@ class Operations:
         for start in range(0, len(ids), _BATCH):
             self._redis.call("revive", names, list(ids[start : start + _BATCH]))
 
-    def pause(self, type_name: str, note: str) -> None:
-        """Start no task of this type from now on, in any worker; `note` is JSON with who, when and why."""
-        self._redis.ask("HSET", self._keys.paused, type_name, note)
-
-    def resume(self, type_name: str) -> None:
-        """Start tasks of this type again, and return its parked tasks to their streams."""
-        self._redis.ask("HDEL", self._keys.paused, type_name)
-        self.unpark()
-
     def unpark(self) -> None:
-        """Return the parked tasks whose type is not paused to their streams."""
+        """Return the tasks to their streams that workers of 0.1 set aside and whose type is not paused; until 0.3."""
         for name in self._redis.ask("SMEMBERS", self._keys.queues):
             queue = name.decode()
             parked = self._keys.parked(queue)
@@ -121,8 +112,3 @@ class Operations:
     def drop_result(self, task_id: str, step: str) -> None:
         """Drop a kept result that the database has."""
         self._redis.ask("HDEL", self._keys.results, f"{task_id} {step}")
-
-    def paused(self) -> dict[str, str]:
-        """Return the note of every paused type."""
-        notes = self._redis.ask("HGETALL", self._keys.paused)
-        return {name.decode(): note.decode() for name, note in notes.items()}

@@ -127,7 +127,7 @@ def _not_in_use(name: str) -> InvalidInput:
 
 
 def _waiting(limiter: LimiterState) -> str:
-    return tasks_that(limiter.waiting or 0, "waits", "wait")
+    return tasks_that(limiter.waiting, "waits", "wait")
 
 
 def _held(limiter: LimiterState) -> str | int | None:

@@ -37,7 +37,7 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     """Resume a paused task type."""
     parts = open_runtime(file)
     running, waiting = parts.pausing.tasks([name])
-    resumed = parts.operator.resume(name)
+    resumed = bool(parts.operator.resume(name))
     if resumed:
         noted(parts, "type.resume", name)
     elif name not in parts.registry:

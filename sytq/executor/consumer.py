@@ -121,7 +121,7 @@ class StreamConsumer(Consumer):
         executor, keys, limit = self._executor, self._executor.keys, self._limit
         wake_up = keys.queue_bell(self._queue)
         streams = [keys.stream(self._queue, priority) for priority in self._turn.order()]
-        names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked(self._queue)]
+        names = [keys.live, keys.events, keys.workers, keys.stats, keys.parked(self._queue)]
         names += [keys.rate(self._queue), wake_up, keys.epoch, keys.cancels, keys.called(self._queue)]
         names += [keys.crashes, keys.departed, keys.suspects(self._queue), keys.recorded]
         names += [keys.delayed(self._queue), keys.bodies(self._queue), keys.bell, *state_keys(keys)]

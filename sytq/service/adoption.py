@@ -130,7 +130,7 @@ class Adoption:
             score = self._redis.ask("ZSCORE", keys.delayed(live.queue), task_id)
             due = from_ms(int(float(score))) if score is not None else None
             body = self._redis.ask("HGET", keys.bodies(live.queue), task_id)
-        elif live.parked:
+        elif live.parked or live.suspect:
             body = self._redis.ask("HGET", keys.parked(live.queue), task_id)
         else:
             body = self._in_stream(task_id, live)

@@ -1,4 +1,4 @@
-"""Control of tasks: cancel, reschedule, replay, delete; pause and resume a type.
+"""Control of tasks: cancel, reschedule, replay, delete; pause and resume a type, which is its limiter `type:NAME`.
 
 Each writes the two stores in an order in which the reconciler repairs a fault between them.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from sytq.broker.limiters import Limiters, Resumed, TypePause
 from sytq.broker.operations import Operations
 from sytq.errors import InvalidInput
 from sytq.ledger.database import locked, read, transact
@@ -20,7 +22,7 @@ from sytq.ledger.events import Event
 from sytq.ledger.hold import EVERY_TYPE
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Pause, Task
-from sytq.ledger.values import utcnow
+from sytq.ledger.values import to_ms, utcnow
 from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED
@@ -36,12 +38,14 @@ class Operator:
         self,
         ledger: Ledger,
         operations: Operations,
+        limiters: Limiters,
         submitter: Submitter,
         recording: Recording,
         registry: Registry,
     ) -> None:
         self._ledger = ledger
         self._operations = operations
+        self._limiters = limiters
         self._submitter = submitter
         self._recording = recording
         self._registry = registry
@@ -110,11 +114,11 @@ class Operator:
         transact(self._ledger.database, query.execute)
         self.restore_pauses()
 
-    def resume(self, type_name: str) -> bool:
-        """Resume a type; False when it was not paused."""
+    def resume(self, type_name: str) -> Resumed:
+        """Resume a type, whoever paused it, and close its circuit breaker; false when there was nothing to end."""
         gone = transact(self._ledger.database, Pause.delete().where(Pause.type == type_name).execute)
-        self._operations.resume(type_name)
-        return bool(gone)
+        resumed = self._resume(type_name)
+        return replace(resumed, held="paused") if gone and not resumed else resumed
 
     def pause_queue(self, queue: str, by: str, why: str) -> list[str]:
         """Pause the types of a queue that are not paused yet, all or none, and return them. Raises InvalidInput."""
@@ -159,14 +163,21 @@ class Operator:
 
     def restore_pauses(self) -> None:
         """Write the ledger's pauses to Redis, which may have lost them."""
-        wanted = {row.type: json.dumps({"by": row.paused_by, "why": row.paused_why}) for row in self.pauses()}
-        known = self._operations.paused()
+        wanted = {row.type: row for row in self.pauses()}
+        known = self._limiters.type_pauses()
         for type_name in known.keys() - wanted.keys():
-            self._operations.resume(type_name)
-        for type_name, note in wanted.items():
-            if known.get(type_name) != note:
-                self._operations.pause(type_name, note)
-        self._operations.unpark()  # tasks that an interrupted resume left behind
+            if known[type_name].person is not False:  # else a task paused it
+                self._resume(type_name)
+        for type_name, row in wanted.items():
+            if known.get(type_name) != TypePause(row.paused_by, row.paused_why, person=True):
+                since_ms = to_ms(row.paused_at)
+                self._limiters.pause(f"type:{type_name}", row.paused_by, row.paused_why, since_ms=since_ms)
+        self._operations.unpark()
+
+    def _resume(self, type_name: str) -> Resumed:
+        resumed = self._limiters.resume(f"type:{type_name}")
+        self._operations.unpark()
+        return resumed
 
     def _replay(self, ids: list[str]) -> list[Task]:
         # Tasks of a workflow run in its order: those that depend on others of `ids` wait again.

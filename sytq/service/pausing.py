@@ -51,11 +51,9 @@ class Pausing:
         types = [rest] if kind == "type" and rest in pauses else self.types(name)
         ended = [pauses[each] for each in types if each in pauses]
         _, waiting = self.tasks([row.type for row in ended])
-        if kind == "type":
-            self._operator.resume(rest)
-        else:
+        if kind == "queue":
             self._operator.resume_queue(rest)
-        closed = self._limiters.resume(name)
+        closed = self._operator.resume(rest) if kind == "type" else self._limiters.resume(name)
         return closed if not ended else Resumed("paused", ended[0].paused_by, ended[0].paused_why, waiting)
 
     def types(self, name: str) -> list[str]:

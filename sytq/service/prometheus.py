@@ -44,7 +44,7 @@ READ: Mapping[str, tuple[tuple[str, ...], str]] = {
         "For how long the first waiting task has; 0 when none waits.",
     ),
     "sytq_queue_delayed": (("queue",), "Tasks that wait for their time or their next attempt."),
-    "sytq_queue_parked": (("queue",), "Tasks set aside because their type is paused."),
+    "sytq_queue_parked": (("queue",), "Tasks that wait for their paused type to resume."),
     "sytq_queue_suspects": (("queue",), "Tasks whose workers died twice, and which wait to run alone."),
     "sytq_queue_suspect_oldest_seconds": (
         ("queue",),
@@ -158,7 +158,7 @@ class Scrape(Collector):
         limiters = list(that_matter(asked.limiters()))
         yield _each("sytq_gate_running", {one.name: one.running for one in limiters if one.running is not None})
         yield _each("sytq_gate_limit", {limiter.name: limiter.limit_now for limiter in limiters})
-        yield _each("sytq_gate_waiting", {one.name: one.waiting for one in limiters if one.waiting is not None})
+        yield _each("sytq_gate_waiting", {limiter.name: limiter.waiting for limiter in limiters})
         states = _family("sytq_gate_state")
         for limiter in limiters:
             states.add_metric([limiter.name, limiter.state], 1)

@@ -122,8 +122,8 @@ class LimiterView(TypedDict):
     """A limiter at this moment. `state` is closed (calls pass), open or half_open (its circuit breaker), or paused.
 
     `running` permits are held of the `limit_now` that may be, `waiting` tasks are in the wait queue; `units` are the
-    sum of costs. A limit of 0 is none. `took` is for how many seconds a permit was held of late, on average. Null: the
-    tasks of a paused type without limits, which are not counted, and since when a type is paused.
+    sum of costs. A limit of 0 is none. `took` is for how many seconds a permit was held of late, on average. `running`
+    is null of a type without limits, whose tasks are not counted.
     """
 
     name: str
@@ -131,7 +131,7 @@ class LimiterView(TypedDict):
     running: int | None
     limit_now: int
     limit: int
-    waiting: int | None
+    waiting: int
     calls_in_window: int
     calls: int
     units_in_window: int

@@ -13,7 +13,7 @@ from typing import Any
 from sytq.broker.connection import Redis
 from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.broker.keys import GROUP, RECORDER, Keys
-from sytq.broker.limiters import handover_keys, state_keys
+from sytq.broker.limiters import Limiters, handover_keys, limiter_keys, state_keys
 from sytq.broker.operations import Operations
 from sytq.states import PRIORITIES
 from tests.broker import clock
@@ -52,6 +52,7 @@ class Bench:
         self.dispatcher = Dispatcher(self.redis, self.keys)
         self.streams = self.keys.streams("q")
         self.operations = Operations(self.redis, self.keys)
+        self.limiters = Limiters(self.redis, self.keys, LEASE_MS / 1000)
         self.make_groups()
 
     def make_groups(self) -> None:
@@ -96,7 +97,7 @@ class Bench:
         types: str = "",
     ) -> dict[str, Item]:
         keys = self.keys
-        names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked("q"), keys.rate("q")]
+        names = [keys.live, keys.events, keys.workers, keys.stats, keys.parked("q"), keys.rate("q")]
         names += [keys.queue_bell("q"), keys.epoch, keys.cancels, keys.called("q"), keys.crashes]
         names += [keys.departed, keys.suspects("q"), keys.recorded, keys.delayed("q"), keys.bodies("q"), keys.bell]
         names += [*state_keys(keys), *self.streams]
@@ -144,6 +145,10 @@ class Bench:
         keys = self.keys
         names = [keys.live, keys.delayed("q"), keys.bodies("q"), keys.bell, *self.streams]
         return list(self.redis.call("promote", names, [100]))
+
+    def tend(self, most: int = 1000) -> list[Any]:
+        names = [*limiter_keys(self.keys), *handover_keys(self.keys, ["q"])]
+        return list(self.redis.call("limiter_tend", names, [LEASE_MS, most, "q"]))
 
     def touch(self, item: Item, progress: str = "{}") -> int:
         names = [self.keys.live, self.keys.progress, self.keys.cancels]

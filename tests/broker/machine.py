@@ -126,10 +126,10 @@ class TaskLife(MachineChecks):
             if after.live[task_id][0] == fate:
                 known = self.known[task_id]
                 mine = known.consumer == worker.name  # the reply never arrived
-                known.attempts -= fate == QUEUED or (fate == CANCELLED and mine)  # the attempt is not used
+                known.attempts -= fate in (QUEUED, RETRYING) or (fate == CANCELLED and mine)  # the attempt is not used
                 self._note_crash(task_id, worker)
-                known.state, known.consumer, known.entry = fate, "", ""
-                known.parked, known.suspect = fate == QUEUED and self.paused, fate == QUEUED and not self.paused
+                known.state, known.consumer, known.entry = fate, "waited" if fate == RETRYING else "", ""
+                known.suspect = fate == QUEUED
                 self.asked.discard(task_id)
         placed = any(known.suspect for known in self.known.values())
         for task_id, item in items.items():
@@ -146,9 +146,10 @@ class TaskLife(MachineChecks):
 
         if self.paused:
             assert not items
-            met = queued & after.parked.keys()
+            met = queued & after.delayed.keys()
             for task_id in met:
-                self.known[task_id].parked, self.known[task_id].entry = True, ""
+                known = self.known[task_id]
+                known.state, known.consumer, known.entry = RETRYING, "waited", ""
             queued -= met
         else:
             met = {task_id for task_id in suspects if after.live[task_id][7] == "suspect"}
@@ -184,7 +185,9 @@ class TaskLife(MachineChecks):
                 fates[task_id] = CANCELLED
             elif crashes.alone >= MAX_CRASHES:
                 fates[task_id] = DEAD
-            elif self.paused or crashes.suspect:
+            elif self.paused:
+                fates[task_id] = RETRYING
+            elif crashes.suspect:
                 fates[task_id] = QUEUED
             else:
                 orphans.add(task_id)
@@ -215,7 +218,8 @@ class TaskLife(MachineChecks):
         if self.paused:
             assert not items
             for task_id in waiting:
-                self.known[task_id].suspect, self.known[task_id].parked = False, True
+                known = self.known[task_id]
+                known.suspect, known.consumer, known.entry = False, "", self._entry(task_id)
             return []
         assert items.keys() <= waiting
         assert min(1, room, len(waiting)) <= len(items) <= min(most, max(room, 0))
@@ -293,7 +297,7 @@ class TaskLife(MachineChecks):
                 self.asked.add(task_id)
             else:
                 assert answer == "cancelled"
-                known.state, known.entry, known.parked, known.suspect = CANCELLED, "", False, False
+                known.state, known.consumer, known.entry, known.suspect = CANCELLED, "", "", False
                 known.token += 1
         assert self.bench.operations.cancel("nobody's", "somebody") == "unknown"
 
@@ -321,18 +325,19 @@ class TaskLife(MachineChecks):
     def pause(self, n: int, resume: bool) -> None:
         """Pause the type, let a worker fetch its tasks, and resume at once or later."""
         if not self.paused:
-            self.bench.operations.pause("t", "{}")
+            self.bench.limiters.pause("type:t", "ann", "moving")
             self.paused = True
             self.fetch(n, 2, sweep=True, reply_lost=False)
             self.all_is_well()
             if not resume:
                 return
-        self.script = "unpark"
-        self.bench.operations.resume("t")
+        self.script = "limiter_tend"
+        self.bench.limiters.resume("type:t")
+        self.bench.tend()
         self.paused = False
         for task_id, known in self.known.items():
-            if known.parked:
-                known.parked, known.entry = False, self._entry(task_id)
+            if known.state == RETRYING and known.consumer == "waited":
+                known.state, known.entry = QUEUED, self._entry(task_id)
 
     # -- faults
 

@@ -117,7 +117,7 @@ class MachineChecks(RuleBasedStateMachine):
         waiting, pending, delayed, parked = [], [], [], []
         for task_id, known in self.known.items():
             place = (f"{{sytq}}:queue:q:{known.priority}", known.entry, task_id)
-            if known.parked or known.suspect:
+            if known.suspect:
                 parked.append(task_id)
             elif known.state == QUEUED:
                 waiting.append(place)

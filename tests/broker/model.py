@@ -44,7 +44,6 @@ class Known:
     consumer: str = ""
     entry: str = ""
     recorded: bool = False  # the ledger has its end
-    parked: bool = False  # fetched while its type was paused
     suspect: bool = False  # it waits to run alone
 
     def value(self) -> list[str]:

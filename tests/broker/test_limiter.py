@@ -167,10 +167,12 @@ def test_cancelled_or_paused_task_does_not_start_despite_a_reservation(play: Pla
         play.ack(name)
     play.bench.promote()
     play.bench.operations.cancel("c", "ann")
-    play.bench.operations.pause("t", "{}")
+    play.limiters.pause("type:t", "ann", "moving")
     assert play.start() == []
     assert play.bench.live("c")[0] == "cancelled"
-    play.bench.operations.resume("t")
+    assert play.state(TWO).inside == ["c"], "the paused one gave its permit back"
+    play.limiters.resume("type:t")
+    play.tend()
     assert play.start() == ["d"]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from sytq.broker.inspection import Inspection
 from sytq.broker.limiter_states import LimiterState
 from sytq.config.sections import QueueLimits
@@ -32,13 +30,13 @@ def test_queues_and_types_are_listed_beside_the_others(play: Play) -> None:
     assert queue == LimiterState(
         "queue:q", "closed", running=3, limit_now=3, limit=3, waiting=1, calls_in_window=2, calls=9
     )
-    play.bench.operations.pause("t", json.dumps({"by": "ann", "why": "moving"}))
-    play.bench.operations.pause("other", json.dumps({"by": "bob", "why": "broken"}))
+    play.limiters.pause("type:t", "ann", "moving")
+    play.limiters.pause("type:other", "bob", "broken")
     seen = {one.name: (one.state, one.running, one.waiting, one.limit, one.by) for one in inspection.limiters()}
     assert seen == {
         "provider:one": ("closed", 1, 0, 1, None),
         "queue:q": ("closed", 3, 1, 3, None),
-        "type:other": ("paused", None, None, 0, "bob"),
+        "type:other": ("paused", None, 0, 0, "bob"),
         "type:t": ("paused", 2, 2, 2, "ann"),
     }
     limited = inspection.limiter("type:t")

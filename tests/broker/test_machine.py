@@ -195,17 +195,32 @@ def test_sweep_does_not_restart_a_task_during_its_reregistration(life: type[Task
     assert bench.fetch("w", sweep=True, held=[(item[0], item[1].decode()), (item[0], "a")]) == {}
 
 
-def test_parked_tasks_wait_for_resume_and_can_be_cancelled(life: type[TaskLife]) -> None:
-    bench = life.bench
+def test_tasks_of_a_paused_type_wait_for_its_resumption_and_can_be_cancelled(bench: Bench) -> None:
     bench.dispatch("a")
     bench.dispatch("b")
-    bench.operations.pause("t", "{}")
+    bench.limiters.pause("type:t", "ann", "moving")
     assert bench.fetch("w") == {}
-    bench.operations.unpark()
+    bench.tend()
     assert bench.waiting() == 0
     assert bench.operations.cancel("a", "somebody") == "cancelled"
-    bench.operations.resume("t")
+    assert bench.limiters.resume("type:t").by == "ann"
+    bench.tend()
     assert list(bench.fetch("w")) == ["b"]
+
+
+def test_tasks_that_workers_of_0_1_set_aside_return_once_their_type_is_resumed(bench: Bench) -> None:
+    bench.dispatch("a")
+    keys, (entry, _) = bench.keys, bench.redis.ask("XRANGE", bench.streams[2], "-", "+")[0]
+    message = bench.redis.ask("XRANGE", bench.streams[2], "-", "+")[0][1][b"message"]
+    bench.redis.ask("HSET", keys.paused, "t", '{"by": "ann", "why": "moving"}')
+    bench.redis.ask("HSET", keys.parked("q"), "a", message)
+    bench.redis.ask("HSET", keys.live, "a", "queued|t|q|normal|0|3|0||")
+    bench.redis.ask("XDEL", bench.streams[2], entry)
+    bench.operations.unpark()
+    assert bench.fetch("w") == {}
+    assert bench.limiters.resume("type:t").why == "moving"
+    bench.operations.unpark()
+    assert list(bench.fetch("w")) == ["a"]
     assert bench.see().parked == {}
 
 

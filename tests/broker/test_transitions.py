@@ -305,11 +305,15 @@ def test_suspects_obey_queue_limit_pause_and_cancellation(bench: Bench) -> None:
     assert len(bench.fetch("w", limit=2)) == 1, "one place is a suspect's"
     assert list(bench.isolate("alone", limit=2)) == ["a"]
     assert bench.isolate("alone", limit=2) == {}
-    bench.operations.pause("t", "{}")
+    bench.limiters.pause("type:t", "ann", "moving")
     assert bench.isolate("alone") == {}
+    bench.dispatch("f")
+    assert bench.fetch("v", limit=3) == {}
+    assert bench.redis.ask("EXISTS", bench.keys.suspects("q")) == 0, "it has no place in the queue meanwhile"
     assert bench.operations.cancel("b", "ann") == "cancelled"
-    bench.operations.resume("t")
-    assert list(bench.fetch("v")) == ["e"]
+    bench.limiters.resume("type:t")
+    bench.tend()
+    assert list(bench.fetch("v")) == ["e", "f"]
     assert list(bench.isolate("alone")) == ["c"]
 
 
@@ -323,7 +327,7 @@ def test_suspects_that_wait_are_shown_beside_parked_tasks(bench: Bench) -> None:
     assert shown.waiting == 2
     assert shown.oldest is not None and 0 < shown.oldest < 60
     assert (inspection.parked()["q"], inspection.backlog("q")) == (0, 2)
-    bench.operations.resume("t")  # of another task: suspects stay where they are
+    bench.operations.unpark()  # suspects stay where they are
     assert inspection.suspects()["q"].waiting == 2
     bench.isolate("alone")
     assert inspection.suspects()["q"].waiting == 1
@@ -341,17 +345,18 @@ def test_emptied_redis_forgets_suspicions_and_no_suspect(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("heir", ["heir", "w"])
-def test_lost_task_of_a_paused_type_is_parked(bench: Bench, heir: str) -> None:
+def test_lost_task_of_a_paused_type_waits_for_its_resumption(bench: Bench, heir: str) -> None:
     bench.dispatch("a", max_attempts=2)
     bench.fetch("w")
     bench.expire_lease("w")
-    bench.operations.pause("t", "{}")
+    bench.limiters.pause("type:t", "ann", "moving")
     assert bench.fetch(heir, sweep=True) == {}
-    assert bench.live("a")[:1] + bench.live("a")[4:5] == ["queued", "0"]
-    assert (list(bench.see().parked), bench.waiting()) == (["a"], 0)
+    assert bench.live("a")[:1] + bench.live("a")[4:5] == ["retrying", "0"]
+    assert (list(bench.see().delayed), bench.waiting()) == (["a"], 0)
     said = json.loads(bench.events()[-1][b"data"])
     assert (said["state"], said["outcome"], said["worker"], said["attempts"]) == ("queued", "lost", "w", 0)
-    bench.operations.resume("t")
+    bench.limiters.resume("type:t")
+    bench.tend()
     assert bench.fetch(heir)["a"][4] == 1
 
 

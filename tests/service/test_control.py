@@ -121,7 +121,7 @@ def test_a_task_dispatched_during_its_cancellation_does_not_run(make: Make, redi
             parts.recording.record(events)
 
     operations = Operations(parts.redis, parts.keys)
-    racing = Operator(parts.ledger, operations, parts.submitter, Overtaken(), parts.registry)  # type: ignore[arg-type]
+    racing = Operator(parts.ledger, operations, parts.limiters, parts.submitter, Overtaken(), parts.registry)  # type: ignore[arg-type]
     assert racing.cancel(task, "ann") == "cancelled"
     installation.start_worker()
     installation.wait_state(installation.submit("plain", "after"), "succeeded")
@@ -191,8 +191,8 @@ def test_a_paused_type_stays_paused_after_redis_is_emptied(make: Make, redis_ser
     installation.wait_state(other, "dead")
     redis_server.client().flushall()
     installation.start_worker()
-    redis, keys = installation.runtime.redis, installation.runtime.keys
-    poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 5, message="they are met and set aside again")
+    inspection = installation.runtime.inspection
+    poll(lambda: inspection.parked()["plain"] == 5, message="they are met and wait again")
     (pause,) = operator(installation).pauses()
     assert (pause.type, pause.paused_by, pause.paused_why) == ("plain", "ann", "the target is being moved")
     assert operator(installation).cancel(tasks[0], "ann") == "cancelled"
@@ -352,12 +352,13 @@ def test_resuming_a_type_runs_its_tasks_and_keeps_others_paused(make: Make) -> N
     installation.start_worker()
     tasks = [installation.prepare("plain", f"t{n}") for n in range(1500)]
     installation.runtime.submitter.submit([*tasks, other := installation.prepare("hopeless", "other")])
-    redis, keys = installation.runtime.redis, installation.runtime.keys
-    poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 1501, message="all are set aside")
+    inspection = installation.runtime.inspection
+    poll(lambda: inspection.parked()["plain"] == 1501, message="all are met")
+    assert inspection.delayed()["plain"] == 0, "none is counted twice"
     operator(installation).resume("plain")
     for task in tasks[::100]:
         installation.wait_state(task.id, "succeeded")
-    poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 1, message="the other one stays")
+    poll(lambda: inspection.parked()["plain"] == 1, message="the other one stays")
     assert installation.row(other.id).state == "queued"
 
 

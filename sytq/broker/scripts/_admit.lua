@@ -1,8 +1,8 @@
 -- Prepended to fetch.lua, behind _wait_queue.lua: the permits of the limiters that a task needs. A limiter that no
 -- attempt has acquired lately has no known limits: the task starts without permits, and its attempt acquires them.
 -- A task that waits is called; should nobody do so, it looks again in time: the estimated wait times a factor, plus a
--- minute, at most ten.
-local FALLBACK_FACTOR, FALLBACK_MS, MAX_WAIT_MS = 1.2, 60000, 600000
+-- minute, at most ten; after a day at a pause, or each of its tasks would be fetched and refused again and again.
+local FALLBACK_FACTOR, FALLBACK_MS, MAX_WAIT_MS, PAUSED_MS = 1.2, 60000, 600000, 86400000
 local FETCHED = '0'  -- the id of the permit that a fetch grants: a task has one of a limiter
 local unknown, refusals = {}, {}  -- by name, in this call; refusals: {limiter, created, ms, step}
 
@@ -31,10 +31,10 @@ local function give_back(wanted)
   end
 end
 
--- The limiter of a task type, which no attempt acquires: workers state its limits with each fetch.
+-- The limiter of a task type, which no attempt acquires: workers state its limits with each fetch; '' where it has none.
 local function limiter_of_type(name, settings)
   local limiter = get('type:' .. name)
-  set_limits(limiter, settings)
+  if settings ~= '' or not limiter.stated then set_limits(limiter, settings ~= '' and settings or NO_LIMITS) end
   return limiter
 end
 
@@ -90,6 +90,7 @@ local function wait_for(id, l, wanted, refused, message)
   for n, each in ipairs(wanted.limiters) do gates[n] = each.name end
   local new = { gates = gates, at = limiter.name, created = wanted.created, units = wanted.cost, token = int(l.token), fetch = true }
   local wait = math.min(math.max(refused.ms, 0) * FALLBACK_FACTOR + FALLBACK_MS, MAX_WAIT_MS)
+  if pause_of(limiter) then wait = PAUSED_MS end
   local n = #queued
   queued[n + 1], queued[n + 2] = 0, place(id, new)
   records[n + 1], records[n + 2] = id, cjson.encode(new)

@@ -27,7 +27,7 @@ local function count(key, ...)
   return redis.call('ZLEXCOUNT', key, from, to)
 end
 
--- A limiter's state, as JSON in LIMITERS; workers of several versions share it:
+-- A limiter's state, as JSON in LIMITERS (of `type:NAME` without its pause: _paused.lua); workers of several versions share it:
 --   breaker closed|open|half_open, since `at`, open until `till` because of `why`; since `from` it saw `ok` successes
 --   and `bad` failures; `probes`: the permits that may try it while it is half open
 --   pause   {by, why, person, at, till: 0 is without an end}
@@ -70,6 +70,11 @@ local function get(name)
       state = stored and cjson.decode(stored)
         or { breaker = 'closed', at = now, from = now, ok = 0, bad = 0, units = 0, probes = {} } }
     loaded[name] = limiter
+    limiter.type = name:match('^type:(.+)')
+    if limiter.type then
+      limiter.state.pause = type_pause(limiter.type)
+      limiter.pause = limiter.state.pause and cjson.encode(limiter.state.pause)
+    end
     advance(limiter)
   end
   return limiter
@@ -87,8 +92,17 @@ local function set_limits(limiter, settings)
   advance(limiter)
 end
 
+local function save_type_pause(limiter)
+  local pause = limiter.state.pause
+  local text = pause and cjson.encode(pause)
+  if text and text ~= limiter.pause then redis.call('HSET', PAUSED, limiter.type, text) end
+  if limiter.pause and not text then redis.call('HDEL', PAUSED, limiter.type) end
+  limiter.state.pause = nil
+end
+
 local function save()
   for name, limiter in pairs(loaded) do
+    if limiter.type then save_type_pause(limiter) end
     local text = cjson.encode(limiter.state)
     if text ~= limiter.stored then redis.call('HSET', LIMITERS, name, text) end
     if not limiter.stored then look_within(limiter, 60000) end

@@ -43,7 +43,7 @@ local function other_end(id, l, record, how)
     local why = 'the worker died each of the ' .. int(record.alone) .. ' times that this task ran alone in it: ' .. died.how
     return { state = 'dead', outcome = 'dead', fingerprint = 'worker-died', error = why, detail = { log = died.log } }
   end
-  if is_suspect(record) or is_paused(l) then return { state = 'queued', outcome = 'lost' } end
+  if is_suspect(record) or is_paused(l.type) then return { state = 'queued', outcome = 'lost' } end
 end
 
 -- unused: the attempt is not used up.
@@ -53,7 +53,10 @@ local function end_otherwise(k, entry, fields, l, event, record, unused)
   event.worker, event.finished, event.attempts = l.consumer, now, l.attempts
   -- The event first: without the right to it the task must not look ended.
   redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', cjson.encode(event))
-  if event.state == 'queued' then
+  if event.state == 'queued' and is_paused(l.type) then
+    held[k .. ':' .. entry] = true  -- the stream has it until leave_streams
+    return start_or_wait(k, entry, fields, l)
+  elseif event.state == 'queued' then
     park(l, id, fields, record)
   else
     l.state, l.consumer, l.entry = event.state, '', ''

@@ -4,8 +4,11 @@ local HEAD = '^{"queue_name": "[^"]*", "actor_name": "[^"]*", "kwargs": {}, "opt
 local TIMESTAMP = '"message_timestamp": (%d+)}$'
 local limited
 
+-- The limits of a task's type, '' where it has none but is paused.
+local function limits_of_type(l) return limited_types[l.type] or is_paused(l.type) and '' end
+
 local function admit(id, l, message)
-  local of_type = limited_types[l.type]
+  local of_type = limits_of_type(l)
   local names = grants and (message:match(HEAD) or l.consumer ~= '' and '') or of_type and ''
   if not names then return end
   limited = limited or limiters()
@@ -33,22 +36,27 @@ end
 
 local now_waiting, left_streams = {}, {}  -- of tasks that wait from now on: id, entry of the index...; stream -> entries
 
+-- The task leaves its stream, as it waits from now on.
+local function leave_later(k, entry, id, l)
+  l.state, l.entry, l.consumer = 'retrying', '', WAITED
+  local n = #now_waiting
+  now_waiting[n + 1], now_waiting[n + 2] = id, pack_live(l)
+  left_streams[k] = left_streams[k] or {}
+  table.insert(left_streams[k], entry)
+end
+
 -- Starts a task whose limiters grant their permits; another one waits in the wait queue of the limiter that refuses. While
 -- it is not known who holds the permits of its type, it looks again soon.
 local function start_or_wait(k, entry, fields, l)
   local id, message = field(fields, 'id'), field(fields, 'message')
-  if limited_types[l.type] and not grants then
+  if limits_of_type(l) and not grants then
     delay(delayed_tasks, bodies, WAKE_UP, id, now + liveness / 2, message)
   else
     local wanted, refused = admit(id, l, message)
     if not refused then return start(k, entry, fields, false, wanted) end
     limited.wait_for(id, l, wanted, refused, message)
   end
-  l.state, l.entry, l.consumer = 'retrying', '', WAITED
-  local n = #now_waiting
-  now_waiting[n + 1], now_waiting[n + 2] = id, pack_live(l)
-  left_streams[k] = left_streams[k] or {}
-  table.insert(left_streams[k], entry)
+  leave_later(k, entry, id, l)
 end
 
 -- Takes the tasks that wait out of their streams. Until then the stream has them: what waits is written first.

@@ -82,6 +82,22 @@ local function queues(first, last, key)
   for a = first, last do first_key[ARGV[a]] = key + (a - first) * PER_QUEUE end
 end
 
+-- A waiting task is queued from now on, for `consumer` in the state index.
+local function enter_stream(id, l, consumer)
+  local k = first_key[l.queue]
+  local is_delayed = l.state == 'retrying'
+  if is_delayed then
+    local message = redis.call('HGET', KEYS[k + 1], id)
+    l.entry = redis.call('XADD', KEYS[k + (STREAM[l.priority] or STREAM.normal)], '*', 'id', id, 'message', message)
+  end
+  l.state, l.consumer = 'queued', consumer
+  redis.call('HSET', LIVE, id, pack_live(l))
+  if is_delayed then
+    redis.call('HDEL', KEYS[k + 1], id)
+    redis.call('ZREM', KEYS[k], id)
+  end
+end
+
 -- Hands over the permits of all its limiters to a waiting task: it holds them and is queued, to be fetched before others.
 -- An attempt that waits in place finds them when it asks again. It leaves the wait queue last, so that it is handed them once
 -- more when Redis refused a call halfway.
@@ -90,21 +106,28 @@ local function hand_to(id, w, l)
   for _, name in ipairs(w.gates) do grant(get(name), wanted, held_by(id, name)) end
   if l.state == 'running' then return forget_wait(id, w) end
   local k = first_key[l.queue]
-  local is_delayed = l.state == 'retrying'
-  if is_delayed then
-    local message = redis.call('HGET', KEYS[k + 1], id)
-    l.entry = redis.call('XADD', KEYS[k + (STREAM[l.priority] or STREAM.normal)], '*', 'id', id, 'message', message)
-  end
-  l.state, l.consumer, w.granted = 'queued', GRANTED, true
-  redis.call('HSET', LIVE, id, pack_live(l))
-  if is_delayed then
-    redis.call('HDEL', KEYS[k + 1], id)
-    redis.call('ZREM', KEYS[k], id)
-  end
+  enter_stream(id, l, GRANTED)
+  w.granted = true
   redis.call('HSET', WAITING, id, cjson.encode(w))
   redis.call('ZREM', QUEUE, place(id, w))
   redis.call('RPUSH', KEYS[k + 2], id)
   redis.call('LTRIM', KEYS[k + 2], -1000, -1)
+end
+
+-- A task waits for the resumption of its type, too, when that was paused meanwhile.
+local function add_paused_type(w, l)
+  local name = 'type:' .. l.type
+  if l.state == 'running' or not is_paused(l.type) then return end
+  for _, known in ipairs(w.gates) do if known == name then return end end
+  if not get(name).stated then set_limits(get(name), NO_LIMITS) end
+  w.gates[#w.gates + 1] = name
+end
+
+local function has_limits(w)
+  for _, name in ipairs(w.gates) do
+    local settings = get(name).settings
+    if settings.running > 0 or settings.calls > 0 or settings.units > 0 or settings.breaker then return true end
+  end
 end
 
 -- Hands permits over to the first tasks in the limiter's queue that all their limiters grant one, at most `most`. Returns
@@ -122,10 +145,14 @@ local function serve(limiter, most)
       if w and w.at == limiter.name and not w.granted then redis.call('HDEL', WAITING, id) end
     else
       if l.state ~= 'running' and not first_key[l.queue] then return end  -- a queue that this worker does not know yet; the loop's worker does
+      add_paused_type(w, l)
       local other = refusing(w, limiter)
       if other == limiter then return end
       if other then
         enqueue(id, w, other)
+        redis.call('ZREM', QUEUE, member)
+      elseif not has_limits(w) and l.state ~= 'running' then  -- its type was paused: no permit need be kept for it
+        enter_stream(id, l, WAITED)
         redis.call('ZREM', QUEUE, member)
       else
         hand_to(id, w, l)

@@ -4,7 +4,7 @@
 --    else {1, left, {stream index, entry, id, message, attempts, max, token, permits as `granted` returns them}...}
 --    or {2, 0} when an older copy of this Redis has taken its place: what has ended since must not run again
 --    left: 1 when dead consumers had entries, and may still have some, or the streams have more than was looked at
-local recorded = redis.call('GET', KEYS[15])
+local recorded = redis.call('GET', KEYS[14])
 if recorded and tonumber(recorded) < tonumber(ARGV[9]) then return { 2, 0 } end
 
 -- Changed limits hold for the tasks that wait, too.
@@ -12,7 +12,10 @@ if ARGV[10] == '1' and next(limited_types) then
   limited = limiters()
   for name, settings in pairs(limited_types) do limited.limiter_of_type(name, settings) end
 end
-if ARGV[10] ~= '0' then reclaim(ARGV[10] == '1') end
+if ARGV[10] ~= '0' then
+  reclaim(ARGV[10] == '1')
+  leave_streams()  -- they have no place within the limit
+end
 
 -- A suspect that waits to run alone (isolate.lua) has a place within limit and rate.
 local waiting = (limit > 0 or rate > 0) and redis.call('EXISTS', suspects) or 0
@@ -42,7 +45,7 @@ end
 if room > 0 then
   for _, id in ipairs(redis.call('LPOP', called, int(room)) or {}) do
     local l = unpack_live(redis.call('HGET', live, id))
-    local free = l and l.state == 'queued' and l.entry ~= '' and not is_paused(l) and not is_suspect(crash_record(id))
+    local free = l and l.state == 'queued' and l.entry ~= '' and not is_suspect(crash_record(id))
     local k = free and stream_of(l.priority)
     local claimed = k and redis.call('XCLAIM', KEYS[k], group, me, 0, l.entry, 'RETRYCOUNT', 1, 'FORCE')[1]
     if claimed then start_or_wait(k, l.entry, claimed[2], l) end
@@ -61,7 +64,7 @@ local function take(k, entry, fields)
     redis.call('XCLAIM', KEYS[k], group, l.consumer, 0, entry, 'JUSTID')
   else
     local record = crash_record(id)
-    if l and (is_paused(l) or is_suspect(record)) then
+    if l and is_suspect(record) and not is_paused(l.type) then
       park(l, id, fields, record)
       redis.call('HSET', live, id, pack_live(l))
       drop(KEYS[k], group, entry)
@@ -73,7 +76,7 @@ local function take(k, entry, fields)
   end
 end
 
-local looked_at = 0  -- a task that is parked or waits takes no slot, but a script must end
+local looked_at = 0  -- a task that is set aside or waits takes no slot, but a script must end
 for k = FIRST, #KEYS do
   while room > 0 and looked_at < 500 do
     local reply = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', room, 'STREAMS', KEYS[k], '>')

@@ -28,10 +28,14 @@ local function room_of(first, limit, rate, window)
   return room
 end
 
+-- The number of a task's stream among KEYS.
+local function stream_of(l, first)
+  for n, priority in ipairs(PRIORITIES) do if l.priority == priority then return first + 2 + n end end
+end
+
 local function start(task, together)
   local id, l, record = task.id, task.l, task.record
-  local stream
-  for n, priority in ipairs(PRIORITIES) do if l.priority == priority then stream = task.first + 2 + n end end
+  local stream = stream_of(l, task.first)
   redis.pcall('XGROUP', 'CREATE', KEYS[stream], group, '0', 'MKSTREAM')
   local entry = redis.call('XADD', KEYS[stream], '*', 'id', id, 'message', task.message)
   redis.call('XCLAIM', KEYS[stream], group, me, 0, entry, 'FORCE', 'JUSTID')
@@ -58,9 +62,11 @@ for first = 7, #KEYS, 7 do
     if not (l and message and l.state == 'queued' and l.consumer == SUSPECT) then
       redis.call('ZREM', KEYS[first], id)
     elseif redis.call('HEXISTS', paused, l.type) == 1 then
-      l.consumer = ''  -- parked until the type is resumed
+      -- Back in its stream: a fetch has it wait for the resumption, without a place in its queue.
+      l.consumer, l.entry = '', redis.call('XADD', KEYS[stream_of(l, first)], '*', 'id', id, 'message', message)
       redis.call('HSET', live, id, pack_live(l))
       redis.call('ZREM', KEYS[first], id)
+      redis.call('HDEL', KEYS[first + 1], id)
     elseif rooms[first] > 0 then
       local record = crashes_of(crashes, id) or { crashes = 2, level = 0, alone = 0, since = now }
       local own = record.alone > 0 and math.huge or record.level

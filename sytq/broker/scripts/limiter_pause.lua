@@ -1,8 +1,8 @@
 -- Pauses or resumes a limiter, for a person or a task. A task neither replaces nor ends a person's pause; it prolongs an
 -- earlier pause of a task. A task's pause may concern the calls of one configuration alone: what was refused is one key.
--- KEYS as in _limiter_keys.lua   ARGV liveness_ms limiter action person by why for_ms configuration
+-- KEYS as in _limiter_keys.lua   ARGV liveness_ms limiter action person by why for_ms configuration since_ms
 --      action: pause or resume; person: 1 for a person, 0 for a task; for_ms: 0 is until it is resumed;
---      configuration: scope|fingerprint, '' for every call
+--      configuration: scope|fingerprint, '' for every call; since_ms: '' is now
 -- -> pause: 1 when the limiter is paused now and was not before, else 0
 --    resume: {what held it: paused, open, half_open or '', by, why, number of waiting tasks}
 local limiter = get(ARGV[2])
@@ -14,7 +14,7 @@ if ARGV[3] == 'pause' then
   local till = length > 0 and now + length or 0
   local own = not person and configuration ~= ''
   local known = own and s.refused and s.refused[configuration] or not own and s.pause or nil
-  local new = { person = person, by = ARGV[5], why = ARGV[6], at = now, till = till }
+  local new = { person = person, by = ARGV[5], why = ARGV[6], at = tonumber(ARGV[9]) or now, till = till }
   if known and not person and not known.person then
     known.till = (till == 0 or known.till == 0) and 0 or math.max(till, known.till)
   elseif own then
@@ -24,12 +24,9 @@ if ARGV[3] == 'pause' then
   elseif person or not known then
     s.pause = new
   end
-  local done = (known or own and s.pause) and 0 or 1
-  if done == 1 or limiter.stored then
-    save()
-    look_within(limiter, 0)
-  end
-  return done
+  save()
+  look_within(limiter, 0)
+  return (known or own and s.pause) and 0 or 1
 end
 
 local held, by, why = '', '', ''
@@ -49,7 +46,7 @@ elseif s.pause and not s.pause.person then
   s.pause = nil
 end
 if not s.pause then s.refused = nil end
-if limiter.stored then
+if limiter.stored or limiter.pause then
   save()
   look_within(limiter, 0)
 end

@@ -27,7 +27,7 @@ for _, name in ipairs(names) do
   local seen = {
     state = pause and 'paused' or s.breaker, running = count(PERMITS, name), limit = settings.running,
     limit_now = settings.running == 0 and 0 or concurrency(limiter), waiting = count(QUEUE, name), failures = s.bad,
-    since = pause and pause.at or s.at, reason = pause and pause.why or s.why,
+    since = (pause or s).at, reason = pause and pause.why or s.why,
     by = pause and pause.by or nil, ['until'] = pause and pause.till or s.till, took = s.took,
     calls = 0, max_calls = settings.calls, cost = 0, max_cost = settings.units, window = settings.window,
   }

@@ -6,7 +6,7 @@
 --      reserved: the cost that was acquired; cost: the real one
 -- -> {limiter, state}... whose breaker changed
 local first = 3 + tonumber(ARGV[2])
-queues(3, first - 1, 13)
+queues(3, first - 1, 14)
 
 local a = first
 while a < #ARGV do

@@ -3,7 +3,7 @@
 -- KEYS as in _limiter_keys.lua, then those of these queues, as in _wait_queue.lua   ARGV liveness_ms most queues...
 -- -> {number of limiters looked at, ms until the next is due or -1}
 local most = tonumber(ARGV[2])
-queues(3, #ARGV, 13)
+queues(3, #ARGV, 14)
 
 -- In how many ms to look at this limiter again; nil when it is to be forgotten. more: whether more tasks may start now.
 local function next_look(limiter, more)

@@ -1,4 +1,5 @@
--- queued, unchanged: parked tasks whose type is no longer paused return to their streams, a bounded number at a time.
+-- queued, unchanged: tasks of a type that is no longer paused return to their streams, a bounded number at a time.
+-- Until 0.3: workers of 0.1 set tasks of a paused type aside, in `parked`.
 -- KEYS live parked paused urgent high normal low   ARGV cursor most   -> {cursor of the rest, "0" at the end; number moved}
 local STREAM = { urgent = KEYS[4], high = KEYS[5], normal = KEYS[6], low = KEYS[7] }
 local reply = redis.call('HSCAN', KEYS[2], ARGV[1], 'COUNT', tonumber(ARGV[2]))

@@ -56,11 +56,12 @@ def test_type_is_paused_and_resumed_as_any_limiter(staffed: Installation, admin:
     assert [row.type for row in staffed.runtime.operator.pauses()] == ["plain"]
     found = staffed.request("GET", "/v2/limiters", headers=admin.headers).json["limiters"]
     listed = {one["name"]: one for one in found}["type:plain"]
-    assert (listed["state"], listed["running"], listed["since"]) == ("paused", None, None)
+    assert (listed["state"], listed["running"], listed["waiting"]) == ("paused", None, 0)
+    assert listed["since"] is not None
     assert "type:plain" in admin.get("/limiters").html
     metrics = staffed.request("GET", "/metrics").body.decode()
     assert 'sytq_gate_state{gate="type:plain",state="paused"} 1.0' in metrics
-    assert 'sytq_gate_waiting{gate="type:plain"}' not in metrics
+    assert 'sytq_gate_waiting{gate="type:plain"} 0.0' in metrics
     assert "is resumed" in admin.post("/limiters/one/resume?name=type:plain").html
     assert staffed.runtime.operator.pauses() == []
     assert 'href="/dashboard/queues/llm"' in admin.get("/limiters/one?name=queue:llm").html
