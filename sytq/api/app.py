@@ -96,15 +96,15 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
         dashboard.add_routes(app, replace(shared, data_loader=page_loader, sql=page_sql, redis=page_redis))
     app.add_route("/openapi.json", OpenApi(parts.registry))
     app.add_route("/docs", DocsPage())
-    app.add_route("/health", Health(sytq.__version__))
-    app.add_route("/healthz/startup", Health(sytq.__version__))
-    app.add_route("/healthz/live", Live(sytq.__version__, batcher))
+    app.add_route("/health", Health())
+    app.add_route("/healthz/startup", Health())
+    app.add_route("/healthz/live", Live(batcher))
     comparison = parts.comparison()
-    scrape = Scrape(sytq.__version__, settings, parts.ledger, parts.inspection, parts.cards, comparison, ledger_check)
+    scrape = Scrape(settings, parts.ledger, parts.inspection, parts.cards, comparison, ledger_check)
     app.add_route("/metrics", Metrics(scrape, redis))
     ready = Ready(shared)
     app.add_route("/healthz/ready", ready)
-    app.add_middleware([ready, Presence(shared, sytq.__version__, comparison)])
+    app.add_middleware([ready, Presence(shared, comparison)])
     return app
 
 

@@ -21,7 +21,7 @@ from sytq.api.credentials import Credentials
 from sytq.api.dashboard.errors import is_page
 from sytq.api.dashboard.navigation import LOGIN, LOGOUT
 from sytq.api.dashboard.rendering import relative, url
-from sytq.api.forwarded import names_remote_client
+from sytq.api.forwarded import address_in, names_remote_client
 from sytq.api.quota import Quota
 from sytq.api.sessions import Sessions, session_of, take_back
 from sytq.api.threads import Threads
@@ -42,8 +42,6 @@ _LOOPBACK_ONLY = (
     "this server has no auth configured and therefore serves loopback clients only; to serve others set "
     "auth.enabled: true, and auth.users or keys (`sytq key create`)"
 )
-
-
 #: Suffixes of host names that public name servers do not have.
 _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".test", ".lan", ".home.arpa")
 
@@ -152,19 +150,13 @@ class Auth:
 
 
 def users_of(settings: Settings) -> dict[str, str]:
-    """The Basic users with their passwords. Raises ConfigError."""
-    check_users(settings)
+    """The Basic users with their passwords. Raises ConfigError for a name that cannot be the owner of a task."""
+    for name in settings.auth.users if settings.auth.enabled else ():
+        if not name.isascii() or len(name) > _OWNER_MAX:
+            raise ConfigError(f"auth.users: '{name}' is not valid; valid: 1 to {_OWNER_MAX} ASCII characters")
     users = {name: password.get_secret_value() for name, password in settings.auth.users.items()}
     # The Go service read keys of its file in lower case: its callers log in as `admin` where it says `Admin`.
     return {name.lower(): password for name, password in users.items()} | users
-
-
-def check_users(settings: Settings) -> None:
-    """Raise ConfigError for a Basic user whose name cannot be the owner of a task."""
-    if settings.auth.enabled:
-        for name in settings.auth.users:
-            if not name.isascii() or len(name) > _OWNER_MAX:
-                raise ConfigError(f"auth.users: '{name}' is not valid; valid: 1 to {_OWNER_MAX} ASCII characters")
 
 
 def _is_open(path: str) -> bool:
@@ -203,14 +195,5 @@ def is_local(client: object) -> bool:
     if not client:
         return True
     assert isinstance(client, tuple | list)
-    return _is_loopback(str(client[0]))
-
-
-@lru_cache(maxsize=1000)
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
+    address = address_in(str(client[0]))
+    return address is not None and address.is_loopback

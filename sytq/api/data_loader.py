@@ -44,7 +44,7 @@ class DataLoader:
         self._redis = redis
         self._redis_resumes = 0.0
         self._rows = _Lookups("lookups of tasks", self._read)
-        self._histories = _Lookups("lookups of attempts", self._read_histories)
+        self._histories = _Lookups("lookups of attempts", lambda ids: sql.run(ledger.histories, ids))
 
     async def get(self, task_id: str) -> tuple[Task | None, Live | None]:
         """Return the row and the newer state, if any; no row for an invalid id."""
@@ -76,9 +76,6 @@ class DataLoader:
         rows = await self._sql.run(self._ledger.some, ids)
         newer = await self.newer(rows.values())
         return {task_id: (row, newer.get(task_id)) for task_id, row in rows.items()}
-
-    async def _read_histories(self, ids: list[str]) -> dict[str, History]:
-        return await self._sql.run(self._ledger.histories, ids)
 
 
 class _Lookups(Generic[T]):

@@ -68,12 +68,8 @@ class Forwarded:
         return address
 
     def _in_networks(self, text: str) -> bool:
-        try:
-            address = ipaddress.ip_address(text)
-        except ValueError:
-            return False
-        address = getattr(address, "ipv4_mapped", None) or address
-        return any(address in network for network in self._trusted)
+        address = address_in(text)
+        return address is not None and any(address in network for network in self._trusted)
 
 
 def names_remote_client(headers: Sequence[tuple[bytes, bytes]]) -> bool:
@@ -85,7 +81,7 @@ def names_remote_client(headers: Sequence[tuple[bytes, bytes]]) -> bool:
 
 def _peer(scope: Mapping[str, Any]) -> str:
     client = scope.get("client")
-    return str(client[0]).partition("%")[0] if client else "127.0.0.1"
+    return str(client[0]) if client else "127.0.0.1"
 
 
 def _last_fields(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, str]:
@@ -109,8 +105,14 @@ def _address(text: str) -> str:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
+    return str(address_in(text) or UNKNOWN)
+
+
+@lru_cache(maxsize=1000)
+def address_in(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address in a text, without its zone, and the IPv4 one that an IPv6 address carries; None where it is none."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        return UNKNOWN
-    return str(getattr(address, "ipv4_mapped", None) or address)
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -8,6 +8,8 @@ import time
 
 import falcon
 
+from sytq.api.forwarded import address_in
+
 #: Wrong guesses of an address: the burst, and the seconds after which one more is allowed.
 _MAX_GUESSES, _GUESS_SECONDS = 50, 6.0
 _MAX_ADDRESSES = 10_000
@@ -24,9 +26,8 @@ class Guesses:
         ahead = self._clear_at.get(address_of(client), 0.0) - time.monotonic()
         if ahead > (_MAX_GUESSES - 1) * _GUESS_SECONDS:
             wait = math.ceil(ahead - (_MAX_GUESSES - 1) * _GUESS_SECONDS)
-            raise falcon.HTTPTooManyRequests(
-                description="too many failed logins from this address; wait", retry_after=wait
-            )
+            said = "too many failed logins from this address; wait"
+            raise falcon.HTTPTooManyRequests(description=said, retry_after=wait)
 
     def count(self, client: object) -> None:
         """Count one failed login."""
@@ -39,12 +40,7 @@ class Guesses:
 
 def address_of(client: object) -> str:
     """Return the address of a client, for IPv6 its /64 network (one customer)."""
-    if not isinstance(client, tuple | list) or not client:
-        return "local"
-    try:
-        address = ipaddress.ip_address(str(client[0]).partition("%")[0])
-    except ValueError:
-        return "local"
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+    address = address_in(str(client[0])) if isinstance(client, tuple | list) and client else None
+    if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(getattr(address, "ipv4_mapped", None) or address)
+    return str(address or "local")

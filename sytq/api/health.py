@@ -12,6 +12,7 @@ import falcon.asgi
 import structlog
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+import sytq
 from sytq.api import problems
 from sytq.api.parts import Parts
 from sytq.api.submission_batcher import SubmissionBatcher
@@ -36,11 +37,8 @@ class Health:
 
     message = "Service is running"
 
-    def __init__(self, version: str) -> None:
-        self._version = version
-
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        resp.data = _said(200, self.message, "healthy", {"status": "ok", "version": self._version})
+        resp.data = _said(200, self.message, "healthy", {"status": "ok", "version": sytq.__version__})
 
 
 class Live(Health):
@@ -48,8 +46,7 @@ class Live(Health):
 
     message = "Service is alive"
 
-    def __init__(self, version: str, batcher: SubmissionBatcher) -> None:
-        super().__init__(version)
+    def __init__(self, batcher: SubmissionBatcher) -> None:
         self._batcher = batcher
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -86,10 +83,8 @@ class Ready:
         stores = {"status": "ok" if ready else "error", **states}
         if self._held:  # ready all the same: tasks are accepted, and wait
             stores["held"] = self._held
-        if ready:
-            resp.data = _said(200, "Service is ready", "ready", stores)
-        else:
-            resp.data = _said(503, "Service is not ready", "unavailable", stores)
+        said = (200, "Service is ready", "ready") if ready else (503, "Service is not ready", "unavailable")
+        resp.data = _said(*said, stores)
 
     async def _states(self) -> dict[str, str]:
         """Return the state of each store, and log a change."""

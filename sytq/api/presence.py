@@ -12,6 +12,7 @@ from typing import Any
 import peewee
 import structlog
 
+import sytq
 from sytq.api.parts import Parts
 from sytq.broker.cards import WRITTEN
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
@@ -25,13 +26,13 @@ log = structlog.get_logger(__name__)
 class Presence:
     """Falcon middleware: writes the card every few seconds while the process serves."""
 
-    def __init__(self, parts: Parts, version: str, comparison: Comparison) -> None:
+    def __init__(self, parts: Parts, comparison: Comparison) -> None:
         runtime = parts.runtime
         self._parts = parts
         self._comparison = comparison
         self._name = f"api-{socket.gethostname()[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
         self._identity = Identity()
-        self._card = CardMaker("api", version, runtime.settings, runtime.registry, lambda: self._identity)
+        self._card = CardMaker("api", sytq.__version__, runtime.settings, runtime.registry, lambda: self._identity)
         self._said: list[str] = []
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
@@ -56,13 +57,9 @@ class Presence:
                 if ledger is not None:
                     self._identity = Identity(ledger.id, runtime.redis_half.read().id, runtime.ledger_half.salt())
         runtime.cards.write(self._name, self._card.text())
-        found = [mismatch for mismatch in self._comparison.pair() if mismatch.about in self._places]
-        said = sorted(f"{mismatch.said}; {mismatch.todo}" for mismatch in found)
-        if [mismatch.about for mismatch in found] != self._said:
-            self._said = [mismatch.about for mismatch in found]
-            if said:
+        places = runtime.ledger_half.place, runtime.redis_half.place
+        found = [mismatch for mismatch in self._comparison.pair() if mismatch.about in places]
+        if (about := [mismatch.about for mismatch in found]) != self._said:
+            self._said = about
+            if said := sorted(f"{mismatch.said}; {mismatch.todo}" for mismatch in found):
                 log.warning("tasks are accepted, but not dispatched to the workers of the ledger", error=said[0])
-
-    @property
-    def _places(self) -> tuple[str, str]:
-        return self._parts.runtime.ledger_half.place, self._parts.runtime.redis_half.place

@@ -67,7 +67,6 @@ class InUse(falcon.HTTPConflict):
     """A 409: another request with the same Idempotency-Key is still running."""
 
     type = IN_USE
-    errors = None
 
     def __init__(self) -> None:
         said = "Idempotency-Key: a request with this key is still running; try again"
@@ -78,7 +77,6 @@ class Taken(falcon.HTTPConflict):
     """A 409: an unfinished task that the caller may not see has the unique key."""
 
     type = TAKEN
-    errors = None
     said = "the unique key belongs to another owner's unfinished task; submit again once that task has ended"
 
     def __init__(self) -> None:
@@ -135,33 +133,28 @@ def response(req: falcon.asgi.Request, error: Exception, pending: list[str]) -> 
     if isinstance(error, InvalidInput):
         return Invalid(error)
     if isinstance(error, Overloaded):
-        return falcon.HTTPServiceUnavailable(description=str(error), retry_after=1)
+        return _unavailable(str(error), 1)
     if isinstance(error, RedisUnavailable):
         log_failure(log, "request refused: Redis unavailable", error, path=req.path)
-        return falcon.HTTPServiceUnavailable(description="Redis does not answer; try again later", retry_after=2)
+        return _unavailable("Redis does not answer; try again later", 2)
     if isinstance(error, DatabaseUnavailable):
         log_failure(log, "request refused: database unavailable", error, path=req.path)
-        return falcon.HTTPServiceUnavailable(
-            description="the database does not answer; nothing was accepted, try again later",
-            retry_after=_DATABASE_RETRY_AFTER,
-        )
+        return _unavailable("the database does not answer; nothing was accepted, try again later")
     if pending:
         log_failure(log, "request refused: migrations pending, run `sytq db migrate`", error, "error", pending=pending)
-        return falcon.HTTPServiceUnavailable(
-            description="the database is not set up yet (run `sytq db migrate`); nothing was accepted",
-            retry_after=_DATABASE_RETRY_AFTER,
-        )
+        return _unavailable("the database is not set up yet (run `sytq db migrate`); nothing was accepted")
     if isinstance(error, peewee.PeeweeException):
         # With its number alone: its text quotes values.
         fault = type(error)(code_of(error)).with_traceback(error.__traceback__)
         said = "request refused by the database"
         DATABASE.failed(log, said, fault, "error", method=req.method, path=req.path, exc_info=fault)
-        return falcon.HTTPServiceUnavailable(
-            description="the database does not take this now; nothing was accepted, try again later",
-            retry_after=_DATABASE_RETRY_AFTER,
-        )
+        return _unavailable("the database does not take this now; nothing was accepted, try again later")
     log.error("request failed", method=req.method, path=req.path, exc_info=error)
     return falcon.HTTPInternalServerError(description="internal error; the log has more under this request id")
+
+
+def _unavailable(said: str, retry_after: int = _DATABASE_RETRY_AFTER) -> falcon.HTTPError:
+    return falcon.HTTPServiceUnavailable(description=said, retry_after=retry_after)
 
 
 def serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError) -> None:
@@ -172,6 +165,6 @@ def serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falco
         message = "no such endpoint"
     else:
         message = error.description or error.title or str(error.status)
-    type, errors = (error.type, error.errors) if isinstance(error, Invalid | InUse | Taken) else (None, None)
+    type, errors = getattr(error, "type", None), getattr(error, "errors", None)
     request_id = req.scope["sytq.origin"].request_id
     resp.content_type, resp.data = refusal(req.path, error.status_code, message, request_id, type=type, errors=errors)

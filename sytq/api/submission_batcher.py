@@ -6,7 +6,7 @@ A response is sent once the rows are committed; it never waits for Redis.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -154,7 +154,8 @@ class SubmissionBatcher:
                 one.also()
         inserted = self._ledger.insert([task for one in new for task in one.tasks])
         existing = {found.id for found in inserted if isinstance(found, Existing)}
-        owners = _owners(existing) if existing else {}
+        query = Task.select(Task.id, Task.owner).where(Task.id.in_(list(existing)))
+        owners = {row.id: row.owner for row in query} if existing else {}
         rest = iter(inserted)
         return [
             answers[one.claim]
@@ -171,10 +172,6 @@ def _dispatchable(batch: list[_Submission], results: list[Submitted | Exception]
             for task, acceptance in zip(submission.tasks, result.tasks, strict=True):
                 if isinstance(acceptance, Accepted) and not task.after:
                     yield task
-
-
-def _owners(ids: Collection[str]) -> dict[str, str | None]:
-    return {row.id: row.owner for row in Task.select(Task.id, Task.owner).where(Task.id.in_(list(ids)))}
 
 
 def _shown(

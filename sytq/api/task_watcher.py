@@ -45,9 +45,9 @@ class Snapshot:
 
     @property
     def version(self) -> str:
-        """A short text that changes with the task."""
+        """A short text that changes with the task, and tells its end."""
         text = json.dumps([self.state, self.attempts, self.progress, self.ended], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(text.encode()).hexdigest()[:16] + (":ended" if self.ended else "")
 
 
 @dataclass(eq=False, slots=True)

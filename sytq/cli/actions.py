@@ -28,12 +28,7 @@ _OUTCOMES = {
 _FAILED = ("ended", "taken", "refused")
 
 
-def cancel(
-    ids: Ids,
-    why: Why = "",
-    json_wanted: AsJson = False,
-    file: File = None,
-) -> None:
+def cancel(ids: Ids, why: Why = "", json_wanted: AsJson = False, file: File = None) -> None:
     """Cancel tasks: waiting tasks end at once, running tasks are interrupted.
 
     Exits 1 when a task has already ended.

@@ -35,7 +35,9 @@ def check(json_wanted: AsJson = False, file: File = None) -> None:
         else:
             typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    found = [*warnings(settings), *_keys_alone(settings)]
+    found = list(warnings(settings))
+    if settings.auth.enabled and not settings.auth.users:  # `sytq doctor` also checks whether a valid key exists
+        found.append("auth.users is empty: only API keys are accepted (`sytq key create`)")
     found += [f"plugin {q.source} is quarantined: {q.error}" for q in registry.quarantined]
     if json_wanted:
         as_json({"valid": True, "problems": [], "warnings": found})
@@ -83,12 +85,6 @@ def warnings(settings: Settings) -> Iterator[str]:
             yield from plugin.warnings(settings)
     if settings.mysql.dsn and (names := ignored_parameters(settings.mysql.dsn)):
         yield f"mysql.dsn: {', '.join(names)} has no effect; sytq configures the session itself"
-
-
-def _keys_alone(settings: Settings) -> Iterator[str]:
-    """The warning that needs no database; `sytq doctor` also checks whether a valid key exists."""
-    if settings.auth.enabled and not settings.auth.users:
-        yield "auth.users is empty: only API keys are accepted (`sytq key create`)"
 
 
 def is_loopback(host: str) -> bool:

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sytq.cli.completion import complete_type
-from sytq.cli.options import AsJson, File, open_runtime
+from sytq.cli.options import AsJson, File, OnlyType, open_runtime
 from sytq.cli.output import as_json, table
 from sytq.cli.task_list import since
 from sytq.ledger.failures import Failures
@@ -16,9 +15,7 @@ from sytq.service import failures as service
 
 def failures(
     period: Annotated[str, typer.Option("--period", help="What died within: hour, day, week or all.")] = "day",
-    type_name: Annotated[
-        str | None, typer.Option("--type", "-t", help="Only this type.", autocompletion=complete_type)
-    ] = None,
+    type_name: OnlyType = None,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:

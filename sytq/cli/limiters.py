@@ -86,10 +86,8 @@ def pause(
     elif before is None:
         said += "; no task has used it within the last hour"
     else:
-        said += (
-            f": {_waiting(before)}, "
-            f"{tasks_that(before.running or 0, 'has a permit and goes on', 'have a permit and go on')}"
-        )
+        holders = tasks_that(before.running or 0, "has a permit and goes on", "have a permit and go on")
+        said += f": {_waiting(before)}, {holders}"
         said += f"; it was paused by {cell(before.by)}: {cell(before.reason)}" if before.by else ""
     report(json_wanted, {"gate": name, "paused": True, "waiting": waiting}, said)
 

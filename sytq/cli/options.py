@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sytq import clock
-from sytq.cli.completion import complete_query
+from sytq.cli.completion import complete_query, complete_type
 from sytq.config import load
 from sytq.durations import VALID_DURATION, parse_duration
 from sytq.errors import InvalidInput
@@ -23,6 +23,7 @@ File = Annotated[
     str | None, typer.Option("--file", "-f", help="The YAML file. Default: the file that SYTQ_CONFIG names.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OnlyType = Annotated[str | None, typer.Option("--type", "-t", help="Only this type.", autocompletion=complete_type)]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Maximum number of entries.")]
 After = Annotated[
     str | None, typer.Option("--after", metavar="CURSOR", help="Continue after this cursor of the previous page.")

@@ -24,14 +24,8 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
     found = status.queues(parts.inspection, parts.registry, parts.settings.queue_limits)
     rows = []
     for queue in found:
-        whole: list[object] = [
-            queue["queue"],
-            queue["delayed"] or None,
-            queue["set_aside"] or None,
-            queue["suspects"] or None,
-            queue["limit"],
-            queue["rate"],
-        ]
+        counts = queue["delayed"] or None, queue["set_aside"] or None, queue["suspects"] or None
+        whole: list[object] = [queue["queue"], *counts, queue["limit"], queue["rate"]]
         for level in queue["priorities"]:
             name, *rest = whole
             oldest = age(level["oldest_seconds"])

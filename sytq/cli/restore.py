@@ -7,7 +7,7 @@ from typing import Annotated
 
 import peewee
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from sytq.cli.options import AsJson, File, person
 from sytq.cli.output import as_json, progress_bar
@@ -25,6 +25,7 @@ from sytq.states import UNFINISHED
 
 #: Seconds for one statement, such as the final commit.
 _TIMEOUT = 600.0
+_COLUMNS = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
 
 def restore(
@@ -42,7 +43,7 @@ def restore(
         else:
             settings = load(file)
             database = open_database(settings.database_url, pool=2, timeout=_TIMEOUT)
-            with _bar() as bar:
+            with progress_bar(*_COLUMNS) as bar:
                 shown = bar.add_task("", total=None)
                 summary = bring_back(
                     backup,
@@ -76,7 +77,3 @@ def _hold(database: peewee.Database, backup: Path, summary: Summary) -> bool:
 
     database.bind(MODELS)
     return transact(database, work)
-
-
-def _bar() -> Progress:
-    return progress_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -17,6 +17,7 @@ from sytq.ledger.search import Search
 from sytq.ledger.values import iso
 from sytq.runtime import Runtime
 from sytq.service import status
+from sytq.service.task_view import task_view
 from sytq.states import DEAD, TERMINAL
 
 _FAILURES = 10
@@ -64,16 +65,9 @@ def snapshot(parts: Runtime, before: Totals | None, now: Totals | None) -> dict[
         shown["unavailable"].append(str(error))
     try:
         page = Search(parts.database).page(parse(f"state:{DEAD}"), limit=_FAILURES)
-        shown["failures"] = [
-            {
-                "id": task.id,
-                "type": task.type,
-                "attempts": task.attempts,
-                "error": task.error,
-                "finished_at": iso(task.finished_at) if task.finished_at else None,
-            }
-            for task in page.tasks
-        ]
+        views: list[Mapping[str, object]] = [task_view(task, parts.registry) for task in page.tasks]
+        fields = ("id", "type", "attempts", "error", "finished_at")
+        shown["failures"] = [{field: view[field] for field in fields} for view in views]
     except (DatabaseUnavailable, peewee.PeeweeException) as error:  # the second: not migrated yet
         shown["unavailable"].append(f"database: {error}" if isinstance(error, DatabaseUnavailable) else "no tables yet")
     return shown

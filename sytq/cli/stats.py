@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import SpinnerColumn, TextColumn
 
-from sytq.cli.completion import complete_type
-from sytq.cli.options import AsJson, File, ago, open_runtime
+from sytq.cli.options import AsJson, File, OnlyType, ago, open_runtime
 from sytq.cli.output import age, as_json, progress_bar, table
 from sytq.ledger import statistics
 from sytq.ledger.search import Search
@@ -25,9 +24,7 @@ def stats(
     until: Annotated[
         dt.datetime | None, typer.Option("--until", parser=ago, metavar="WHEN", help=f"End: {_VALID} Default: now.")
     ] = None,
-    type_name: Annotated[
-        str | None, typer.Option("--type", "-t", help="Only this type.", autocompletion=complete_type)
-    ] = None,
+    type_name: OnlyType = None,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
@@ -55,12 +52,8 @@ def stats(
     times = ("waited_p50", "waited_p95", "ran_p50", "ran_p95", "took_p99")
 
     def row(name: str, one: dict[str, Any]) -> list[object]:
-        return [
-            name,
-            *(one[key] or None for key in counts),
-            f"{one['per_minute']:g}",
-            *(age(one[key]) for key in times),
-        ]
+        ended, took = (one[key] or None for key in counts), (age(one[key]) for key in times)
+        return [name, *ended, f"{one['per_minute']:g}", *took]
 
     rows = [row(name, one) for name, one in by_type.items()]
     titles = ("type", *counts, "ends/min", *(key.replace("_", " ") for key in times))

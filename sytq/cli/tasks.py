@@ -9,14 +9,13 @@ import typer
 
 from sytq.cli import task_list
 from sytq.cli.noted import noted
-from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime
+from sytq.cli.options import VALID_MOMENT, AsJson, File, OnlyType, ahead, open_runtime
 from sytq.cli.output import age, as_json, cell, table
 from sytq.cli.task_view import found_task, newer, print_task, print_tree
 from sytq.ledger.database import read
 from sytq.ledger.query import parse
 from sytq.ledger.search import COUNT_MAX, Search
 from sytq.ledger.values import iso, utcnow
-from sytq.runtime import Runtime
 from sytq.service.live_state import current
 from sytq.service.tree import tree as below
 from sytq.states import STATES
@@ -44,7 +43,7 @@ ls = task_list.lister(
 
 @app.command()
 def count(
-    type_name: Annotated[str | None, typer.Option("--type", "-t", help="Only this type.")] = None,
+    type_name: OnlyType = None,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
@@ -110,10 +109,7 @@ def reschedule(
     elif moved:
         typer.echo(f"{cell(task_id)} runs at {moment}")
     else:
-        typer.echo(f"{cell(task_id)} is neither scheduled nor retrying: it is {_state_now(parts, task_id)}", err=True)
+        task = found_task(parts, task_id)
+        state = current(task, newer(parts, [task]).get(task.id)).state
+        typer.echo(f"{cell(task_id)} is neither scheduled nor retrying: it is {state}", err=True)
     raise typer.Exit(0 if moved else 1)
-
-
-def _state_now(parts: Runtime, task_id: str) -> str:
-    task = found_task(parts, task_id)
-    return current(task, newer(parts, [task]).get(task.id)).state

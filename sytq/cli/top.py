@@ -91,11 +91,8 @@ def _screen(found: dict[str, Any]) -> RenderableType:
         for level in queue["priorities"]
         if level["waiting"] or level["running"] or (level is queue["priorities"][0] and queue["delayed"])
     ]
-    parts.append(
-        _table(
-            ("queue", "priority", "waiting", "running", "oldest", "delayed", "set aside"), rows, "all queues are empty"
-        )
-    )
+    columns = ("queue", "priority", "waiting", "running", "oldest", "delayed", "set aside")
+    parts.append(_table(columns, rows, "all queues are empty"))
     outcomes = ("submitted", "succeeded", "dead", "cancelled")
     rates = [
         (rate["type"], *(f"{rate[key]:g}" if rate[key] else None for key in outcomes))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +16,6 @@ from sytq.cli.task_view import found_task, task_json
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
-from sytq.service import status as overview
 from sytq.service.hold import held
 from sytq.states import CANCELLED, DEAD, TERMINAL
 
@@ -74,7 +73,9 @@ def follow(
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: dict[str, Task] = {}
     since, warned, noticed = time.monotonic(), False, False
-    with _bar(len(ids)) as show:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with progress_bar(*columns) as bar:
+        show = partial(bar.update, bar.add_task("waiting", total=len(ids)))
         while True:
             open_ids = [task_id for task_id in ids if task_id not in ended]
             try:
@@ -96,10 +97,7 @@ def _report_missing_workers(parts: Runtime) -> None:
     try:
         if since := held(parts.database):
             typer.echo(f"The service is held {since}; see `sytq hold show`.", err=True)
-        if not any(
-            worker["alive"]
-            for worker in overview.workers(parts.inspection, parts.cards, parts.settings.worker.liveness)
-        ):
+        if all(worker.age > parts.settings.worker.liveness for worker in parts.inspection.workers()):
             typer.echo("No worker is running; see `sytq doctor`.", err=True)
     except (DatabaseUnavailable, RedisUnavailable) as error:
         typer.echo(f"warning: {error}; still trying", err=True)
@@ -125,11 +123,3 @@ def _look(
     else:
         show(completed=before + len(ended))
     return ended
-
-
-@contextmanager
-def _bar(count: int) -> Iterator[Any]:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with progress_bar(*columns) as bar:
-        shown = bar.add_task("waiting", total=count)
-        yield lambda **fields: bar.update(shown, **fields)

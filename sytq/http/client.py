@@ -34,18 +34,7 @@ if TYPE_CHECKING:
 
 # The charsets of the web; some other codecs of Python take minutes for a hostile megabyte.
 _TEXT_CHARSETS = frozenset(
-    {
-        "us-ascii",
-        "iso-8859-1",
-        "windows-1252",
-        "gbk",
-        "gb2312",
-        "gb18030",
-        "big5",
-        "shift_jis",
-        "euc-jp",
-        "euc-kr",
-    }
+    ("us-ascii", "iso-8859-1", "windows-1252", "gbk", "gb2312", "gb18030", "big5", "shift_jis", "euc-jp", "euc-kr")
 )
 _DEFAULT_TIMEOUT = 30.0
 

@@ -10,17 +10,8 @@ from sytq.errors import InvalidInput
 # Headers of the connection, or computed from the request; a caller's value would break the request.
 MANAGED_HEADERS = frozenset(
     {
-        "connection",
-        "content-length",
-        "host",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
+        *("connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("proxy-authenticate", "proxy-authorization", "proxy-connection"),
     }
 )
 #: A method or a header's name.

@@ -25,16 +25,13 @@ def environment_proxy(url: str) -> str | None:
     parts, named = urlsplit(url), getproxies_environment()
     proxy = (named.get(parts.scheme) or named.get("all") or "").strip()
     port = parts.port or _PORTS.get(parts.scheme, 0)
-    if not proxy or _is_excluded(parts.hostname or "", port, named.get("no", "")):
+    host, excluded = (parts.hostname or "").rstrip("."), _SEPARATOR.split(named.get("no", "").lower())
+    if not proxy or any(_matches(host, port, entry) for entry in excluded):
         return None
     try:
         return check_proxy_url(proxy if "://" in proxy else f"http://{proxy}")
     except ValueError:
         raise ProxyFailed(f"the environment's proxy is not valid; valid: {PROXY_FORM}") from None
-
-
-def _is_excluded(host: str, port: int, entries: str) -> bool:
-    return any(_matches(host.rstrip("."), port, entry) for entry in _SEPARATOR.split(entries.lower()))
 
 
 def _matches(host: str, port: int, entry: str) -> bool:

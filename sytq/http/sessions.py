@@ -7,7 +7,6 @@ import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib import metadata
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+import sytq
 from sytq.config.urls import ENVIRONMENT
 from sytq.http.guard import Guard
 from sytq.http.protocol import Connector
@@ -68,7 +68,7 @@ class Sessions:
             self._sessions[trusted] = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": f"sytq/{_version()}"},
+                headers={"User-Agent": f"sytq/{sytq.__version__}"},
                 timeout=aiohttp.ClientTimeout(),
                 trust_env=False,
             )
@@ -177,10 +177,3 @@ def _tls_context() -> ssl.SSLContext:
     context = client_context()
     context.set_alpn_protocols(("http/1.1",))
     return context
-
-
-def _version() -> str:
-    try:
-        return metadata.version("sytq")
-    except metadata.PackageNotFoundError:
-        return "source"

@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Collection
+from functools import partial
 from typing import Any, Literal
 
 import structlog
@@ -25,21 +26,8 @@ SHOWN = frozenset(
     {
         *("level", "msg", "time", "logger", "process", "exception", "stack"),
         *("task_id", "job_id", "request_id", "trace_id", "worker_id", "type", "queue", "attempt", "duration"),
-        *(
-            "address",
-            "at",
-            "configure",
-            "consumers",
-            "entry",
-            "error",
-            "hook",
-            "host",
-            "kind",
-            "last_lines",
-            "loop",
-            "method",
-            "path",
-        ),
+        *("address", "at", "configure", "consumers", "entry", "error", "hook", "host", "kind"),
+        *("last_lines", "loop", "method", "path"),
         *("pending", "provider", "queues", "reason", "retry_in", "schedule", "source", "status", "step", "store"),
         *("stream", "stream_task", "key", "limiter", "row", "table", "thread", "tick", "token", "caller", "code"),
         *("model", "setting", "types", "worker"),
@@ -66,10 +54,10 @@ def configure(level: str, format: Literal["json", "console"] | str, process: str
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.contextvars.merge_contextvars, structlog.stdlib.ExtraAdder()],
         processors=[
-            _Frame(process),
+            partial(_framed, process),
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.ExceptionRenderer(),
-            _Redaction(SHOWN | set(fields)),
+            partial(_redacted, SHOWN | set(fields)),
             _console(stream.isatty()) if format == "console" else _json(),
         ],
     )
@@ -100,26 +88,21 @@ def configure(level: str, format: Literal["json", "console"] | str, process: str
     logging.captureWarnings(True)
 
 
-class _Frame:
-    """Adds level, time, logger and process to every line."""
-
-    def __init__(self, process: str) -> None:
-        self._process = process
-
-    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        record: logging.LogRecord = event["_record"]
-        seconds, milliseconds = divmod(int(record.created * 1000), 1000)
-        frame = {
-            "level": record.levelname.lower(),
-            "msg": event.pop("event", ""),
-            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z",
-            "logger": record.name,
-            "process": self._process,
-            **_identity,
-        }
-        if "task_id" in event and "job_id" not in event:
-            frame["job_id"] = event["task_id"]  # contract D's word for it
-        return {**frame, **{key: value for key, value in event.items() if key not in frame}}
+def _framed(process: str, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Add level, time, logger and process to a line."""
+    record: logging.LogRecord = event["_record"]
+    seconds, milliseconds = divmod(int(record.created * 1000), 1000)
+    frame = {
+        "level": record.levelname.lower(),
+        "msg": event.pop("event", ""),
+        "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z",
+        "logger": record.name,
+        "process": process,
+        **_identity,
+    }
+    if "task_id" in event and "job_id" not in event:
+        frame["job_id"] = event["task_id"]  # contract D's word for it
+    return {**frame, **{key: value for key, value in event.items() if key not in frame}}
 
 
 def _json() -> Processor:
@@ -136,14 +119,9 @@ def _console(colors: bool) -> Processor:
     )
 
 
-class _Redaction:
-    """Shows the text of allowed fields, with secrets masked, and only the numbers of other fields."""
-
-    def __init__(self, shown: Collection[str]) -> None:
-        self._shown = shown
-
-    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        return {key: masked(key, value) if key in self._shown else _number(value) for key, value in event.items()}
+def _redacted(shown: Collection[str], _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Show the text of the fields `shown`, with secrets masked, and only the numbers of other fields."""
+    return {key: masked(key, value) if key in shown else _number(value) for key, value in event.items()}
 
 
 def _number(value: Any) -> Any:

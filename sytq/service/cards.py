@@ -8,9 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Literal
-
-from typing_extensions import TypedDict
+from typing import Any, Literal
 
 from sytq import clock
 from sytq.config import Settings
@@ -24,27 +22,6 @@ from sytq.tasktypes.registry import Registry
 _UNTOLD = 0.5
 #: Memory is on the card in steps of so many bytes, for the same reason.
 _STEP = 16 * 2**20
-
-
-class Card(TypedDict):
-    """What a process says of itself. `types` are version and queue by name, `ahead` seconds by server, `memory` the
-    resident bytes, roughly (None where the system does not say)."""
-
-    kind: str
-    host: str
-    pid: int
-    version: str
-    started: str
-    ledger: str
-    redis: str
-    fingerprint: str
-    settings: dict[str, str]
-    queues: list[str]
-    types: dict[str, tuple[int, str]]
-    quarantined: dict[str, str]
-    ahead: dict[str, float]
-    memory: int | None
-    refused: str | None
 
 
 class CardMaker:
@@ -68,7 +45,9 @@ class CardMaker:
         self._shared: tuple[bytes | None, dict[str, str]] | None = None
         self.queues: Callable[[], Iterable[str]] = tuple
 
-    def make(self) -> Card:
+    def make(self) -> dict[str, Any]:
+        """What the process says of itself: `types` are version and queue by name, `ahead` seconds by server, `memory`
+        the resident bytes, roughly (None where the system does not say)."""
         identity = self._identity()
         settings = self._settings_with(identity.salt)
         return {

@@ -36,7 +36,7 @@ class Comparison:
         """Every mismatch; without those of the pair while the database is away. Raises RedisUnavailable."""
         workers, others = self._cards.workers(), self._cards.apis()
         if self._own is not None:
-            others = [*others, Seen("", 0.0, dict(self._own.make()))]
+            others = [*others, Seen("", 0.0, self._own.make())]
         work = {depth.queue for depth in self._inspection.queues() if depth.waiting}
         work |= {queue for queue, count in self._inspection.delayed().items() if count}
         return [*self.pair(), *compare(workers, others, work)]

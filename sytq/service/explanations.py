@@ -36,11 +36,7 @@ EXPLANATIONS = (
         "The worker that fetched the task does not have its type, or this version of it. It is tried again every 5 s.",
         "runbook.md#processes-differ",
     ),
-    Explanation(
-        r"^not run: ",
-        "A task that this one depends on did not succeed.",
-        "workflows.md#failures-and-changes",
-    ),
+    Explanation(r"^not run: ", "A task that this one depends on did not succeed.", "workflows.md#failures-and-changes"),
     Explanation(
         r"^the worker died each of the ",
         "The worker process died whenever it ran this task: it ran out of memory, or its code crashed the interpreter.",

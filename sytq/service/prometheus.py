@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+import sytq
 from sytq.broker.cards import Cards
 from sytq.broker.inspection import Inspection
 from sytq.broker.limiter_states import that_matter
@@ -39,26 +40,17 @@ READ: Mapping[str, tuple[tuple[str, ...], str]] = {
     "sytq_tasks": (("type", "outcome"), "Tasks by type and outcome since this Redis was first seen."),
     "sytq_queue_waiting": (("queue", "priority"), "Tasks that wait for a worker."),
     "sytq_queue_running": (("queue", "priority"), "Tasks that a worker holds."),
-    "sytq_queue_oldest_seconds": (
-        ("queue", "priority"),
-        "For how long the first waiting task has; 0 when none waits.",
-    ),
+    "sytq_queue_oldest_seconds": (("queue", "priority"), "For how long the first waiting task has; 0 when none waits."),
     "sytq_queue_delayed": (("queue",), "Tasks that wait for their time or their next attempt."),
     "sytq_queue_parked": (("queue",), "Tasks that wait for their paused type to resume."),
     "sytq_queue_suspects": (("queue",), "Tasks whose workers died twice, and which wait to run alone."),
-    "sytq_queue_suspect_oldest_seconds": (
-        ("queue",),
-        "Since the first crash of the first of them; 0 when none waits.",
-    ),
+    "sytq_queue_suspect_oldest_seconds": (("queue",), "Since the first crash of the first of them; 0 when none waits."),
     "sytq_queue_limit": (("queue",), "Most tasks that may run at once."),
     "sytq_type_paused": (("type",), "1 for every type that is paused."),
     "sytq_gate_running": (("gate",), "Permits of a limiter that are held."),
     "sytq_gate_limit": (("gate",), "Permits that may be held at once now; 0 is no limit."),
     "sytq_gate_waiting": (("gate",), "Tasks that wait for a permit of a limiter."),
-    "sytq_gate_state": (
-        ("gate", "state"),
-        "1 for the state it is in: closed (calls pass), open, half_open, paused.",
-    ),
+    "sytq_gate_state": (("gate", "state"), "1 for the state it is in: closed (calls pass), open, half_open, paused."),
     "sytq_queue_consumers": (("queue",), "Worker processes that consume the queue."),
     "sytq_clock_skew_seconds": (("machine",), "Seconds by which the clock of a worker's machine leads that of Redis."),
     "sytq_mismatches": (("kind",), "What differs between processes and must not (`sytq doctor` names it)."),
@@ -81,7 +73,6 @@ class Scrape(Collector):
 
     def __init__(
         self,
-        version: str,
         settings: Settings,
         ledger: Ledger,
         inspection: Inspection,
@@ -89,7 +80,6 @@ class Scrape(Collector):
         comparison: Comparison,
         ledger_check: LedgerCheck,
     ) -> None:
-        self._version = version
         self._settings = settings
         self._ledger = ledger
         self._inspection = inspection
@@ -115,7 +105,7 @@ class Scrape(Collector):
 
     def collect(self) -> Iterator[Metric]:
         build = _family("sytq_build_info")
-        build.add_metric([self._version], 1)
+        build.add_metric([sytq.__version__], 1)
         yield build
         try:
             known, up = list(self._of_redis()), 1

@@ -133,14 +133,14 @@ def test_with_auth_the_start_does_not_mention_loopback(guarded: Installation) ->
 
 
 def test_a_non_ascii_user_name_stops_the_start(folder: Path) -> None:
-    from sytq.api.auth import check_users
+    from sytq.api.auth import users_of
     from sytq.config import load
     from sytq.errors import ConfigError
 
     config = folder / "names.yaml"
     config.write_text("auth: {enabled: true, users: {jürgen: x}}\n")
     with pytest.raises(ConfigError, match="jürgen"):
-        check_users(load(str(config), {}))
+        users_of(load(str(config), {}))
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_writer_stuck_beyond_the_limit_is_not_live(
     async def scenario() -> None:
         batcher = SubmissionBatcher(parts.ledger, parts.submitter, LedgerCheck(parts.database, list))
         app = falcon.asgi.App()
-        app.add_route("/healthz/live", health.Live("1", batcher))
+        app.add_route("/healthz/live", health.Live(batcher))
         async with falcon.testing.ASGIConductor(app) as client:
 
             async def until(status: int) -> None:

@@ -13,7 +13,7 @@ from falcon.asgi import SSEvent
 from sytq.api import problems
 from sytq.api.credentials import CACHE_SECONDS
 from sytq.api.parts import Parts
-from sytq.api.task_watcher import Snapshot, change
+from sytq.api.task_watcher import change
 from sytq.api.v2.task import One
 from sytq.api.v2.waiting import draining
 
@@ -59,7 +59,7 @@ class Events(One):
                     if not await req.context.is_still_valid():
                         return
                 snapshot = watched.snapshot
-                if snapshot is not None and (event_id := _event_id(snapshot)) != seen:
+                if snapshot is not None and (event_id := snapshot.version) != seen:
                     seen = event_id
                     data = problems.encode(self._show(asdict(snapshot)))
                     yield SSEvent(data=data, event="ended" if snapshot.ended else "task", event_id=event_id)
@@ -70,7 +70,3 @@ class Events(One):
                     comment_at = now + _KEEP_ALIVE_SECONDS
                     yield None  # a comment: the connection of a client that has gone fails
                 await change(watched, min(deadline, verify_at, comment_at) - time.monotonic(), stop)
-
-
-def _event_id(snapshot: Snapshot) -> str:
-    return f"{snapshot.version}{':ended' if snapshot.ended else ''}"

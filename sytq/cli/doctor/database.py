@@ -35,7 +35,7 @@ def database(settings: Settings) -> Iterator[Finding]:
         return
     base = open_database(settings.database_url, pool=1, timeout=_TIMEOUT)
     try:
-        ahead = skew(lambda: _time(base))
+        ahead = skew(lambda: Search(base).now().replace(tzinfo=dt.UTC).timestamp())
     except (DatabaseUnavailable, peewee.PeeweeException) as error:
         said = str(error) if isinstance(error, DatabaseUnavailable) else f"the database refuses: {error.args[-1]}"
         yield Finding(
@@ -48,22 +48,14 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield Finding("migrations", FAIL, f"the database lacks {', '.join(missing)}", "run `sytq db migrate`")
     else:
         yield Finding("migrations", OK, "up to date")
-        yield _writes(base)
+        # Whether a submission would be taken, as the readiness of the API says.
+        yield condition.database(ledger_check.look(base, lambda: []))
         yield from _logins(base, settings)
         yield from _schedules(base)
-        yield from _hold(base)
+        with base.bind_ctx([Pause]):
+            since = held(base)
+        yield from condition.hold(since)
     yield clock("database clock", ahead)
-
-
-def _hold(base: peewee.Database) -> Iterator[Finding]:
-    with base.bind_ctx([Pause]):
-        since = held(base)
-    yield from condition.hold(since)
-
-
-def _writes(base: peewee.Database) -> Finding:
-    """Say whether a submission would be taken, as the readiness of the API says."""
-    return condition.database(ledger_check.look(base, lambda: []))
 
 
 def _schedules(base: peewee.Database) -> Iterator[Finding]:
@@ -131,7 +123,8 @@ def _mysql(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
     if int(seen["max_allowed_packet"]) < 4 << 20:
         said = f"max_allowed_packet is {int(seen['max_allowed_packet']) >> 10} KiB"
         yield Finding("database packet", WARN, said, "set max_allowed_packet to 16M: batches of tasks can be larger")
-    maximum, needed = int(seen["max_connections"]), _connections(settings)
+    maximum = int(seen["max_connections"])
+    needed = settings.database.pool * (settings.api.workers + settings.worker.processes)
     verdict, todo = (OK, "") if needed <= maximum else (WARN, "raise max_connections, or lower database.pool")
     said = f"a machine with this configuration opens up to {needed} of {maximum} connections"
     yield Finding("database connections", verdict, said, todo)
@@ -152,11 +145,3 @@ def _logins(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
         else:
             said = "auth.enabled is true, but there is neither a user nor a valid key: nobody can log in"
             yield Finding("auth", WARN, said, "run `sytq key create`, or set auth.users")
-
-
-def _connections(settings: Settings) -> int:
-    return settings.database.pool * (settings.api.workers + settings.worker.processes)
-
-
-def _time(base: peewee.Database) -> float:
-    return Search(base).now().replace(tzinfo=dt.UTC).timestamp()

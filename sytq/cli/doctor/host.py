@@ -56,9 +56,8 @@ def _answering(check: str, host: str, port: int, todo: str) -> Finding:
     if answer.status_code == 200:
         return Finding(check, OK, f"ready at {host}:{port}")
     if answer.status_code == 503:
-        return Finding(
-            check, FAIL, f"it answers at {host}:{port} but is not ready", "see the checks of redis and database"
-        )
+        said = f"it answers at {host}:{port} but is not ready"
+        return Finding(check, FAIL, said, "see the checks of redis and database")
     said = f"another program listens at {host}:{port} (HTTP {answer.status_code})"
     return Finding(check, FAIL, said, "stop that program, or configure another port")
 
@@ -73,9 +72,8 @@ def files(settings: Settings) -> Iterator[Finding]:
         said = f"the limit is {soft}, and a busy process needs about {needed}"
         yield Finding("open files", WARN, said, f"`ulimit -n {more}`, or LimitNOFILE in the unit")
     else:
-        yield Finding(
-            "open files", OK, f"{'no limit' if soft == resource.RLIM_INFINITY else f'limit {soft}'}, {needed} needed"
-        )
+        limit = "no limit" if soft == resource.RLIM_INFINITY else f"limit {soft}"
+        yield Finding("open files", OK, f"{limit}, {needed} needed")
 
 
 def disk(settings: Settings) -> Iterator[Finding]:

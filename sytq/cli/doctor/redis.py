@@ -37,12 +37,8 @@ def redis(settings: Settings) -> Iterator[Finding]:
         if not no_right(str(error)):
             return
     except RedisUnavailable as error:
-        yield Finding(
-            "redis",
-            FAIL,
-            str(error),
-            "start Redis, or correct redis.url and its credentials; meanwhile tasks are accepted but do not run",
-        )
+        todo = "start Redis, or correct redis.url and its credentials; meanwhile tasks are accepted but do not run"
+        yield Finding("redis", FAIL, str(error), todo)
         return
     yield _rights(server, keys, settings)
     try:
@@ -52,8 +48,11 @@ def redis(settings: Settings) -> Iterator[Finding]:
         yield Finding("redis info", WARN, str(error), todo)
     else:
         yield from _state(info)
-    if times:
-        yield _latency(statistics.median(times))
+    if times and (ms := statistics.median(times)) > _SLOW_MS:
+        todo = "move Redis and workers closer together, or check the load of that machine"
+        yield Finding("redis latency", WARN, f"{ms:.1f} ms for a PING", todo)
+    elif times:
+        yield Finding("redis latency", OK, f"{ms:.1f} ms for a PING")
     with contextlib.suppress(RedisRefused):
         if kept := server.ask("HLEN", keys.results):
             said = f"{kept} results of steps (paid answers) wait in Redis for the database: do not empty it"
@@ -72,13 +71,6 @@ def _rights(server: Redis, keys: Keys, settings: Settings) -> Finding:
     return Finding("redis rights", OK, "every command and key that sytq needs is allowed")
 
 
-def _latency(ms: float) -> Finding:
-    if ms > _SLOW_MS:
-        todo = "move Redis and workers closer together, or check the load of that machine"
-        return Finding("redis latency", WARN, f"{ms:.1f} ms for a PING", todo)
-    return Finding("redis latency", OK, f"{ms:.1f} ms for a PING")
-
-
 def _state(info: Mapping[str, Any]) -> Iterator[Finding]:
     version = str(info.get("valkey_version") or info["redis_version"])
     name = "Valkey" if "valkey_version" in info else "Redis"
@@ -89,9 +81,8 @@ def _state(info: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _kept(info)
     yield from _memory(info)
     if info.get("role") not in ("master", None):
-        yield Finding(
-            "redis role", FAIL, f"it is a {info['role']}", "use the address of the master, or redis+sentinel://"
-        )
+        todo = "use the address of the master, or redis+sentinel://"
+        yield Finding("redis role", FAIL, f"it is a {info['role']}", todo)
 
 
 def _kept(info: Mapping[str, Any]) -> Iterator[Finding]:
@@ -111,9 +102,8 @@ def _memory(info: Mapping[str, Any]) -> Iterator[Finding]:
     policy, maximum, used = info.get("maxmemory_policy"), int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     if policy is not None and policy != "noeviction":
         verdict = FAIL if maximum else WARN
-        said = f"maxmemory-policy is {policy}: a full Redis deletes queues" + (
-            "" if maximum else " (maxmemory is not set)"
-        )
+        unset = "" if maximum else " (maxmemory is not set)"
+        said = f"maxmemory-policy is {policy}: a full Redis deletes queues{unset}"
         yield Finding("redis eviction", verdict, said, "set `maxmemory-policy noeviction`")
     else:
         yield Finding("redis eviction", OK, "maxmemory-policy is noeviction")
