@@ -100,7 +100,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/healthz/startup", Health())
     app.add_route("/healthz/live", Live(batcher))
     comparison = parts.comparison()
-    scrape = Scrape(settings, parts.ledger, parts.inspection, parts.cards, comparison, ledger_check)
+    scrape = Scrape(sytq.__version__, settings, parts.ledger, parts.inspection, parts.cards, comparison, ledger_check)
     app.add_route("/metrics", Metrics(scrape, redis))
     ready = Ready(shared)
     app.add_route("/healthz/ready", ready)

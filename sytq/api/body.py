@@ -18,6 +18,10 @@ from sytq.errors import InvalidInput
 _MAX_DEPTH = 64
 _MAX_ID = 2**63 - 1
 _CONTAINERS = (dict, list)
+_KINDS: dict[type, str] = {
+    **{bool: "a boolean", int: "a number", float: "a number with a fraction or an exponent"},
+    **{str: "a string", list: "an array"},
+}
 
 
 def read_object(req: falcon.asgi.Request, *, required: bool = True) -> dict[str, Any]:
@@ -171,13 +175,7 @@ def _shown(name: str) -> str:
 
 
 def _kind(value: object) -> str:
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number" if isinstance(value, int) else "a number with a fraction or an exponent"
-    if isinstance(value, str):
-        return "a string"
-    return "an array" if isinstance(value, list) else "an object"
+    return _KINDS.get(type(value), "an object")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)

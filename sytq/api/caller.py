@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import falcon
 
+from sytq.ledger.query import Filter
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -37,6 +39,10 @@ class Caller:
     def can_see(self, owner: str | None) -> bool:
         """Whether the caller may see the tasks of this owner; to others they do not exist."""
         return self.is_admin or owner == self.owner
+
+    def limited(self, wanted: Filter) -> Filter:
+        """The filter of the tasks that match and that the caller may see."""
+        return wanted if self.visible_owner is None else wanted.owned_by(self.visible_owner)
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or self.is_admin

@@ -47,11 +47,8 @@ class Forwarded:
             if _HOST.fullmatch(host := _last(fields.get(_HOST_NAME, ""))):
                 others = [(name, value) for name, value in scope["headers"] if name != b"host"]
                 scope["headers"] = [(b"host", host.encode()), *others]
-            if (
-                not prefix
-                and len(given := fields.get(_PREFIX, "").rstrip("/")) <= 200
-                and re.fullmatch(BASE_PATH, given)
-            ):
+            given = fields.get(_PREFIX, "").rstrip("/")
+            if not prefix and len(given) <= 200 and re.fullmatch(BASE_PATH, given):
                 prefix = given
         if prefix:
             scope["root_path"] = prefix

@@ -1,9 +1,10 @@
-"""The parts that all resources of the API share."""
+"""The parts that all resources of the API share, and what every resource of /v2 has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from sytq.api.data_loader import DataLoader
 from sytq.api.diagnosis import Doctor
@@ -36,3 +37,12 @@ class Parts:
     plugins: Threads
     doctor: Doctor = field(default_factory=Doctor)
     at_start: list[Callable[[], None]] = field(default_factory=list)
+
+
+class Resource:
+    """A resource that refuses query parameters other than those that `parameters` lists for the method."""
+
+    parameters: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts

@@ -68,7 +68,7 @@ class Sessions:
         header = f"Basic {basic}" if user else f"Bearer {secret}"
         caller = await self._credentials.caller(header, client)
         caller.require_scope("read")
-        login = Login(key_id=caller.key_id) if caller.key_id else Login(user_name=caller.name)
+        login = login_of(caller)
         given = secret.rpartition("_")[2] if caller.key_id else secret
         return await self._threads.run(self.store.begin, login, given, caller.name, address_of(client), agent)
 
@@ -131,6 +131,10 @@ def of_settings(settings: Settings, users: Mapping[str, str], database: peewee.D
     hashed = {name: hashlib.sha256(password.encode()).hexdigest() for name, password in users.items()}
     options = settings.dashboard
     return ledger.Sessions(database, hashed, max_age=options.session_max_age, idle=options.session_idle)
+
+
+def login_of(caller: Caller) -> Login:
+    return Login(key_id=caller.key_id) if caller.key_id else Login(user_name=caller.name)
 
 
 def session_of(req: falcon.asgi.Request) -> str | None:

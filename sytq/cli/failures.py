@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sytq.cli.options import AsJson, File, OnlyType, open_runtime
-from sytq.cli.output import as_json, table
+from sytq.cli.output import listing
 from sytq.cli.task_list import since
 from sytq.ledger.failures import Failures
 from sytq.service import failures as service
@@ -24,12 +24,9 @@ def failures(
     if type_name is not None:
         parts.registry.get(type_name)
     found = service.failures(Failures(parts.database), period, type_name=type_name)
-    if json_wanted:
-        as_json(found)
-        return
     titles = ("tasks", "type", "first", "last", "error", "query")
     rows = [
         (one["tasks"], one["type"], since(one["first_at"]), since(one["last_at"]), one["error"], one["q"])
         for one in (*found["failures"], *found["retrying"])
     ]
-    table(titles, rows)
+    listing(json_wanted, found, titles, rows)

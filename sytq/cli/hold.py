@@ -47,8 +47,8 @@ def hold(parts: Runtime, why: str) -> None:
 def show(json_wanted: AsJson = False, file: File = None) -> None:
     """Show the hold, and what happens to unfinished tasks when it ends."""
     parts = open_runtime(file)
-    row = _held(parts)
-    found = _recovery(parts).compare()
+    row = read(parts.database, ledger.held)
+    found = Recovery(parts.ledger, parts.inspection).compare()
     only_redis: Counts = Counter((one.live.type, one.live.state) for one in _adoption(parts).messages())
     groups = {
         "go on": found.goes_on,
@@ -91,7 +91,7 @@ def discard(
     """
     parts = open_runtime(file)
     row = _refuse_unheld(parts)
-    recovery = _recovery(parts)
+    recovery = Recovery(parts.ledger, parts.inspection)
     if query == _ALL and _redis_since(parts) > to_ms(row.paused_at) / 1000:
         raise InvalidInput(
             "query", "Redis was emptied since: it cannot tell which tasks have ended; name them by a query"
@@ -115,10 +115,8 @@ def adopt(dry_run: DryRun = False, json_wanted: AsJson = False, file: File = Non
     _refuse_unheld(parts)
     adoption = _adoption(parts)
     if dry_run:
-        if json_wanted:
-            as_json({"tasks": [message.shown() for message in adoption.messages()]})
-        else:
-            typer.echo(f"{sum(1 for _ in adoption.messages())} would be adopted")
+        tasks = [message.shown() for message in adoption.messages()]
+        report(json_wanted, {"tasks": tasks}, f"{len(tasks)} would be adopted")
         return
     number, lost = adoption.adopt()
     noted(parts, "hold.adopt", "", f"{number} tasks")
@@ -142,7 +140,7 @@ def off(
     """
     parts = open_runtime(file)
     row = _refuse_unheld(parts)
-    recovery = _recovery(parts)
+    recovery = Recovery(parts.ledger, parts.inspection)
     unknown = sum(map(len, recovery.discardable(_ALL, row.paused_at)))
     if unknown and not again:
         raise InvalidInput(
@@ -157,12 +155,8 @@ def off(
     report(json_wanted, {"held": False, "go_on": going_on, "run_again": unknown}, f"not held: {detail}")
 
 
-def _held(parts: Runtime) -> Pause | None:
-    return read(parts.database, ledger.held)
-
-
 def _refuse_unheld(parts: Runtime) -> Pause:
-    row = _held(parts)
+    row = read(parts.database, ledger.held)
     if row is None:
         raise InvalidInput("hold", "the service is not held: begin with `sytq hold on`")
     return row
@@ -171,10 +165,6 @@ def _refuse_unheld(parts: Runtime) -> Pause:
 def _redis_since(parts: Runtime) -> float:
     """When this Redis was first seen (Unix seconds); now, before that."""
     return parts.redis.time() - (parts.inspection.epoch_age() or 0.0)
-
-
-def _recovery(parts: Runtime) -> Recovery:
-    return Recovery(parts.ledger, parts.inspection)
 
 
 def _adoption(parts: Runtime) -> Adoption:

@@ -9,7 +9,7 @@ import typer
 from sytq.broker.limiter_states import LimiterState
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
-from sytq.cli.output import age, as_json, cell, listing, report, table, tasks_that
+from sytq.cli.output import age, cell, listing, report, tasks_that
 from sytq.errors import InvalidInput
 from sytq.ledger.values import iso
 from sytq.runtime import Runtime
@@ -39,9 +39,6 @@ def show(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     limiter = open_runtime(file).inspection.limiter(name)
     if limiter is None:
         raise _not_in_use(name)
-    if json_wanted:
-        as_json({**status.limiter(limiter), "inside": limiter.inside, "line": limiter.line})
-        return
     window = f" in {age(limiter.window)}"
     rows = (
         ("limiter", limiter.name),
@@ -60,7 +57,8 @@ def show(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
         *(("held by" if n == 0 else None, task) for n, task in enumerate(limiter.inside)),
         *(("wait queue" if n == 0 else None, task) for n, task in enumerate(limiter.line)),
     )
-    table(("", ""), [row for row in rows if row[1] is not None])
+    found = {**status.limiter(limiter), "inside": limiter.inside, "line": limiter.line}
+    listing(json_wanted, found, ("", ""), [row for row in rows if row[1] is not None])
 
 
 @app.command()

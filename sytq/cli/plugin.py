@@ -12,13 +12,12 @@ import peewee
 import typer
 
 from sytq.cli.options import AsJson, File, open_runtime
-from sytq.cli.output import as_json, cell, table
+from sytq.cli.output import as_json, cell, listing
 from sytq.dev import scaffold
 from sytq.errors import DatabaseUnavailable
 from sytq.ledger.models import Pause
 from sytq.runtime import Runtime
 from sytq.service import status
-from sytq.testing.check import Report
 from sytq.testing.check import check as examine
 
 app = typer.Typer(no_args_is_help=True)
@@ -37,9 +36,6 @@ def list_(
     found = _entries(parts)
     if paused:
         found = [entry for entry in found if entry["paused"]]
-    if json_wanted:
-        as_json(found)
-        return
     columns = ("type", "version", "queue", "priority", "attempts", "timeout", "payload", "state", "source")
     rows = []
     for entry in found:
@@ -49,7 +45,7 @@ def list_(
         shown = [entry.get(name) for name in ("type", "version", "queue", "priority", "max_attempts", "timeout")]
         fields = _fields(entry["payload_schema"])
         rows.append((*shown, fields, entry["state"], "; ".join(str(part) for part in said if part)))
-    table(columns, rows)
+    listing(json_wanted, found, columns, rows)
 
 
 @app.command()
@@ -92,7 +88,8 @@ def check(
         typer.echo(f"sytq: {plugin}: {error.strerror}", err=True)
         raise typer.Exit(2) from None
     if json_wanted:
-        as_json({"file": str(plugin), **_as_json(report)})
+        problems = [{"line": problem.line, "text": problem.text} for problem in report.problems]
+        as_json({"file": str(plugin), **asdict(report), "problems": problems})
     for problem in [] if json_wanted else report.problems:
         place = f"{plugin}:{problem.line}" if problem.line else str(plugin)
         typer.echo(f"{place}: {cell(problem.text)}", err=True)
@@ -100,12 +97,6 @@ def check(
         passed = f"{report.passed} tests passed, {report.skipped} do not apply" if tests else "tests not run"
         typer.echo(f"{plugin}: ok ({', '.join(report.types) or 'a type factory'}; {passed})")
     raise typer.Exit(1 if report.problems else 0)
-
-
-def _as_json(report: Report) -> dict[str, Any]:
-    shown = asdict(report)
-    shown["problems"] = [{"line": problem.line, "text": problem.text} for problem in report.problems]
-    return shown
 
 
 def _entries(parts: Runtime) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import typer
 from rich.progress import SpinnerColumn, TextColumn
 
 from sytq.cli.options import AsJson, File, OnlyType, ago, open_runtime
-from sytq.cli.output import age, as_json, progress_bar, table
+from sytq.cli.output import age, listing, progress_bar
 from sytq.ledger import statistics
 from sytq.ledger.search import Search
 from sytq.ledger.values import iso
@@ -45,9 +45,6 @@ def stats(
         )
     by_type = {name: one.as_json(seconds) for name, one in sorted(found.items())}
     whole = statistics.total(found.values()).as_json(seconds)
-    if json_wanted:
-        as_json({"since": iso(start), "until": iso(end), "types": by_type, "total": whole})
-        return
     counts = ("accepted", "succeeded", "dead", "cancelled", "retries")
     times = ("waited_p50", "waited_p95", "ran_p50", "ran_p95", "took_p99")
 
@@ -57,4 +54,5 @@ def stats(
 
     rows = [row(name, one) for name, one in by_type.items()]
     titles = ("type", *counts, "ends/min", *(key.replace("_", " ") for key in times))
-    table(titles, [*rows, row("(all)", whole)])
+    answer = {"since": iso(start), "until": iso(end), "types": by_type, "total": whole}
+    listing(json_wanted, answer, titles, [*rows, row("(all)", whole)])

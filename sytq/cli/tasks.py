@@ -10,7 +10,7 @@ import typer
 from sytq.cli import task_list
 from sytq.cli.noted import noted
 from sytq.cli.options import VALID_MOMENT, AsJson, File, OnlyType, ahead, open_runtime
-from sytq.cli.output import age, as_json, cell, table
+from sytq.cli.output import age, as_json, cell, listing
 from sytq.cli.task_view import found_task, newer, print_task, print_tree
 from sytq.ledger.database import read
 from sytq.ledger.query import parse
@@ -53,9 +53,6 @@ def count(
     counts = Search(parts.database).counts(types)
     now = utcnow()
     oldest = {state: max(0.0, (now - at).total_seconds()) for state, at in counts.oldest.items()}
-    if json_wanted:
-        as_json({"types": counts.by_type, "oldest_seconds": oldest, "most": COUNT_MAX})
-        return
 
     def number(of: int) -> str:
         return f">{COUNT_MAX}" if of > COUNT_MAX else str(of or "")
@@ -63,7 +60,9 @@ def count(
     rows: list[list[str | None]] = [
         [name, *(number(states[state]) for state in STATES)] for name, states in counts.by_type.items()
     ]
-    table(("type", *STATES), [*rows, ["(oldest of all)", *(age(oldest.get(state)) for state in STATES)]])
+    rows.append(["(oldest of all)", *(age(oldest.get(state)) for state in STATES)])
+    found = {"types": counts.by_type, "oldest_seconds": oldest, "most": COUNT_MAX}
+    listing(json_wanted, found, ("type", *STATES), rows)
 
 
 def show(task_id: Id, payload: Payload = True, json_wanted: AsJson = False, file: File = None) -> None:
@@ -87,8 +86,8 @@ def tree(
     found = read(parts.database, lambda: below(root, limit))
     if json_wanted:
         as_json(found)
-        return
-    print_tree(found)
+    else:
+        print_tree(found)
 
 
 @app.command()

@@ -7,6 +7,7 @@ import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import metadata
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-import sytq
 from sytq.config.urls import ENVIRONMENT
 from sytq.http.guard import Guard
 from sytq.http.protocol import Connector
@@ -68,7 +68,7 @@ class Sessions:
             self._sessions[trusted] = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": f"sytq/{sytq.__version__}"},
+                headers={"User-Agent": f"sytq/{_version()}"},
                 timeout=aiohttp.ClientTimeout(),
                 trust_env=False,
             )
@@ -177,3 +177,10 @@ def _tls_context() -> ssl.SSLContext:
     context = client_context()
     context.set_alpn_protocols(("http/1.1",))
     return context
+
+
+def _version() -> str:
+    try:
+        return metadata.version("sytq")
+    except metadata.PackageNotFoundError:
+        return "source"

@@ -13,7 +13,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-import sytq
 from sytq.broker.cards import Cards
 from sytq.broker.inspection import Inspection
 from sytq.broker.limiter_states import that_matter
@@ -73,6 +72,7 @@ class Scrape(Collector):
 
     def __init__(
         self,
+        version: str,
         settings: Settings,
         ledger: Ledger,
         inspection: Inspection,
@@ -80,6 +80,7 @@ class Scrape(Collector):
         comparison: Comparison,
         ledger_check: LedgerCheck,
     ) -> None:
+        self._version = version
         self._settings = settings
         self._ledger = ledger
         self._inspection = inspection
@@ -105,7 +106,7 @@ class Scrape(Collector):
 
     def collect(self) -> Iterator[Metric]:
         build = _family("sytq_build_info")
-        build.add_metric([sytq.__version__], 1)
+        build.add_metric([self._version], 1)
         yield build
         try:
             known, up = list(self._of_redis()), 1

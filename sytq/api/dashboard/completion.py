@@ -8,7 +8,7 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.parameters import number, parameter
-from sytq.api.v2.resource import Resource
+from sytq.api.parts import Resource
 from sytq.ledger.completion import Completion as Known
 from sytq.ledger.query.completion import Completion, complete
 from sytq.ledger.query.parse import LONGEST

@@ -10,8 +10,7 @@ from multidict import MultiDict
 
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.dashboard.pausing import SCOPES, reason
-from sytq.api.dashboard.stores import gathered
-from sytq.api.dashboard.visible import visible
+from sytq.api.dashboard.stores import gathered, visible
 from sytq.broker.limiter_states import LimiterState
 
 _MAX_SHOWN = 200

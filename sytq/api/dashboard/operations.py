@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import falcon.asgi
 
 from sytq.api.dashboard.page import Done, Page
-from sytq.api.dashboard.tasks import owned, progress
+from sytq.api.dashboard.tasks import progress
 from sytq.api.parameters import parameter
 from sytq.api.task_control import TaskControl
 from sytq.broker.state_index import Live
@@ -32,7 +32,7 @@ class Operations(Page):
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         registry = self._parts.runtime.registry
-        wanted = owned(parse(f"type:{registry.of_role('operation').name}"), req.context.caller)
+        wanted = req.context.caller.limited(parse(f"type:{registry.of_role('operation').name}"))
         cursor = parameter(req, "cursor")
         page = await self._parts.sql.run(self._parts.search.page, wanted, limit=_LIMIT, after=cursor)
         rows = await self._parts.sql.run(self._parts.runtime.ledger.some, [task.id for task in page.tasks])

@@ -15,8 +15,7 @@ from sytq.api import problems
 from sytq.api.caller import Caller
 from sytq.api.dashboard import csrf
 from sytq.api.dashboard.rendering import Rendering, url
-from sytq.api.parts import Parts
-from sytq.api.v2.resource import Resource
+from sytq.api.parts import Parts, Resource
 from sytq.api.v2.waiting import add_etag
 from sytq.errors import DatabaseUnavailable, InvalidInput, Overloaded, RedisUnavailable
 
@@ -109,16 +108,9 @@ class Page(Resource):
             resp.status = falcon.HTTP_303
             resp.set_header("Location", url(req.root_path, done.location))
             if done.message:
+                below, secure = f"{req.root_path}/dashboard", req.scheme == "https"
                 said = quote(done.message[:_SAID_MAX])
-                resp.set_cookie(
-                    _SAID,
-                    said,
-                    path=f"{req.root_path}/dashboard",
-                    max_age=60,
-                    http_only=True,
-                    secure=req.scheme == "https",
-                    same_site="Strict",
-                )
+                resp.set_cookie(_SAID, said, path=below, max_age=60, http_only=True, secure=secure, same_site="Strict")
             return
         req.context.audit_detail = None  # nothing was changed
         await self._show(req, resp, {"errors": errors, "form": form}, path)

@@ -57,17 +57,10 @@ class _Filler:
         if value is None and nullable:
             kind = kind_of(variants[0]) if variants and depth <= MAX_DEPTH else "json"
             return {name: "null"} if kind in ("json", "select") else {f"{name}~blank": "null"}
-        several = len(variants) > 1
+        several, may_be_absent = len(variants) > 1, is_optional or nullable
         for number, variant in enumerate(variants):
             try:
-                form = self._variant(
-                    name,
-                    variant,
-                    value,
-                    may_be_absent=is_optional or nullable,
-                    depth=depth,
-                    strict=strict or several,
-                )
+                form = self._variant(name, variant, value, may_be_absent, depth, strict or several)
             except _Unfit:
                 continue
             return {f"{name}~as": str(number), **form} if several else form
@@ -75,7 +68,7 @@ class _Filler:
             raise _Unfit
         return json_form(value, name)
 
-    def _variant(self, name: str, variant: Node, value: Any, *, may_be_absent: bool, depth: int, strict: bool) -> Form:
+    def _variant(self, name: str, variant: Node, value: Any, may_be_absent: bool, depth: int, strict: bool) -> Form:
         kind = kind_of(variant) if depth <= MAX_DEPTH else "json"
         match kind, value:
             case "json", _:
@@ -116,14 +109,8 @@ class _Filler:
             raise _Unfit
         form: Form = {}
         for key in properties.keys() & value.keys():
-            form |= self.field(
-                below(name, key),
-                properties[key],
-                value[key],
-                is_optional=key not in required,
-                depth=depth + 1,
-                strict=strict,
-            )
+            place, optional = below(name, key), key not in required
+            form |= self.field(place, properties[key], value[key], is_optional=optional, depth=depth + 1, strict=strict)
         if others:
             form[f"{name}~others"] = json_form(others, name)[name]
         return form

@@ -22,13 +22,12 @@ from sytq.api.dashboard.operations import Operation, Operations, StopOperation
 from sytq.api.dashboard.overview import Overview
 from sytq.api.dashboard.page import Page
 from sytq.api.dashboard.queues import OneQueue, PauseQueue, Queues, ResumeQueue
-from sytq.api.dashboard.raw_task import RawTask
 from sytq.api.dashboard.rendering import Rendering
 from sytq.api.dashboard.saved_views import DeleteView, RenameView, SaveView
 from sytq.api.dashboard.schedules import PauseSchedule, ResumeSchedule, Schedules, TriggerSchedule
 from sytq.api.dashboard.sessions import LogOut, RevokeSession, SessionsPage
 from sytq.api.dashboard.system import System
-from sytq.api.dashboard.task import CancelTask, DeleteTask, RescheduleTask, RetryTask, TaskPage
+from sytq.api.dashboard.task import CancelTask, DeleteTask, RawTask, RescheduleTask, RetryTask, TaskPage
 from sytq.api.dashboard.tasks import Tasks
 from sytq.api.dashboard.types import OneType, PauseType, ResumeType, Types
 from sytq.api.dashboard.workers import Workers

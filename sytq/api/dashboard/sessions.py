@@ -9,7 +9,7 @@ from multidict import MultiDict
 
 from sytq.api.caller import Caller
 from sytq.api.dashboard.page import Done, Page
-from sytq.api.sessions import take_back
+from sytq.api.sessions import login_of, take_back
 from sytq.ledger.sessions import SHOWN, Login, is_current
 
 _MAX_SHOWN = 500
@@ -48,7 +48,7 @@ class LogOut(SessionsPage):
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         caller: Caller = req.context.caller
         if "everywhere" in form:
-            await self._parts.sql.finish(self._parts.sessions.store.revoke_all, _login(caller), caller.name)
+            await self._parts.sql.finish(self._parts.sessions.store.revoke_all, login_of(caller), caller.name)
             self._parts.sessions.forget()
         elif req.context.session is not None:
             await self._parts.sessions.end(req.context.session)
@@ -59,11 +59,7 @@ class LogOut(SessionsPage):
         take_back(req, resp)
 
 
-def _login(caller: Caller) -> Login:
-    return Login(key_id=caller.key_id) if caller.key_id else Login(user_name=caller.name)
-
-
 def _visible(req: falcon.asgi.Request) -> Login | None:
     """Whose sessions the caller may see; None for everybody's."""
     caller: Caller = req.context.caller
-    return None if caller.is_admin else _login(caller)
+    return None if caller.is_admin else login_of(caller)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import peewee
 
+from sytq.api.caller import Caller
+from sytq.api.parts import Parts
 from sytq.errors import DatabaseUnavailable, Overloaded, RedisUnavailable
+from sytq.ledger.query import parse
 
 
 async def gathered(**reads: Awaitable[Any]) -> dict[str, Any]:
@@ -32,3 +35,10 @@ def _said(error: BaseException) -> str:
         case Overloaded():
             return f"{error}: a part of this page is missing."
     raise error
+
+
+async def visible(parts: Parts, caller: Caller, ids: Sequence[str]) -> set[str]:
+    """Return which of these tasks, which Redis names, the caller may see. Raises DatabaseUnavailable unless all."""
+    if caller.is_admin or not ids:
+        return set(ids)
+    return set(await parts.sql.run(parts.search.matching, caller.limited(parse("")), ids))

@@ -1,4 +1,4 @@
-"""The page of one task, and the buttons on it."""
+"""The page of one task, the buttons on it, and the task as JSON."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any, ClassVar
 import falcon.asgi
 from multidict import MultiDict
 
-from sytq.api import task_control
+from sytq.api import problems, task_control
 from sytq.api.caller import Caller
 from sytq.api.dashboard import plugins, waterfall
 from sytq.api.dashboard.blocks import json_text
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.dashboard.rendering import Rendering
 from sytq.api.dashboard.resubmission import commands
-from sytq.api.parts import Parts
+from sytq.api.parts import Parts, Resource
 from sytq.api.v2.requests import Cancellation, NewTime, start_of
 from sytq.broker.state_index import Live
+from sytq.config.masking import masked
 from sytq.errors import DatabaseUnavailable, Overloaded
 from sytq.service.live_state import current
 from sytq.states import CANCELLED, DEAD, RETRYING, SCHEDULED, TERMINAL
@@ -129,6 +130,24 @@ class DeleteTask(TaskPage):
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         await self._control.delete(req, path["task_id"])
         return Done("/tasks", f"The task {path['task_id']} is deleted.")
+
+
+class RawTask(Resource):
+    """GET /dashboard/tasks/{task_id}/raw: the whole task, with what is secret masked; /v2 takes no session's cookie."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._control = task_control.TaskControl(parts)
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
+        row, live = await self._control.known(req, task_id)
+        try:
+            found = await task_control.detail(self._parts, row, live)
+            resp.data = await self._parts.sql.run(lambda: problems.encode(masked("", found)))
+        except RecursionError:  # of another program's row: a submission has a bounded depth
+            raise falcon.HTTPUnprocessableEntity(description="the task is nested too deeply to be shown") from None
+        resp.set_header("Cache-Control", "no-store")
+        resp.set_header("X-Content-Type-Options", "nosniff")
 
 
 def _with_texts(found: Sequence[Any], name: str) -> list[tuple[Any, str | None]]:

@@ -13,7 +13,7 @@ from sytq.api.dashboard.stores import gathered
 from sytq.api.parameters import parameter
 from sytq.config.masking import mask_text, masked
 from sytq.errors import InvalidInput, InvalidQuery
-from sytq.ledger.query import Filter, parse
+from sytq.ledger.query import parse
 from sytq.ledger.saved_views import SavedViews
 from sytq.ledger.state_counts import StateCounts
 from sytq.ledger.values import iso
@@ -51,7 +51,7 @@ class Tasks(Page):
         names |= {"position": None}
         sql, search = self._parts.sql, self._parts.search
         try:
-            wanted = owned(parse(text), caller)
+            wanted = caller.limited(parse(text))
             found = await gathered(
                 page=sql.run(search.page, wanted, limit=LIMIT, after=cursor),
                 counts=sql.run(self._counts, caller),
@@ -74,12 +74,6 @@ class Tasks(Page):
         counts, owner = StateCounts(self._parts.runtime.database), caller.visible_owner
         found = counts.of_all() if owner is None else counts.of_owner(owner)
         return {state: f"{one.number:,}{'' if one.exact else '+'}" for state, one in found.items()}
-
-
-def owned(wanted: Filter, caller: Caller) -> Filter:
-    """A filter, restricted to what the caller may see."""
-    owner = caller.visible_owner
-    return wanted if owner is None else wanted.owned_by(owner)
 
 
 def views_of(caller: Caller) -> str:

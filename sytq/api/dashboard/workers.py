@@ -8,8 +8,7 @@ from typing import Any
 import falcon.asgi
 
 from sytq.api.dashboard.page import Page
-from sytq.api.dashboard.stores import gathered
-from sytq.api.dashboard.visible import visible
+from sytq.api.dashboard.stores import gathered, visible
 from sytq.broker.pages import InFlight
 from sytq.service import status
 

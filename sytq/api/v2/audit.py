@@ -8,8 +8,8 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.parameters import number, parameter
+from sytq.api.parts import Resource
 from sytq.api.v2.answers import AuditEntryView, AuditPage
-from sytq.api.v2.resource import Resource
 from sytq.ledger.audit import Audit, AuditFilter, read_period
 from sytq.ledger.models import AuditEntry
 from sytq.ledger.values import iso

@@ -8,8 +8,8 @@ from typing import ClassVar, cast
 import falcon.asgi
 
 from sytq.api import problems
+from sytq.api.parts import Resource
 from sytq.api.v2.answers import Diagnosis, FindingView
-from sytq.api.v2.resource import Resource
 from sytq.ledger.values import iso
 from sytq.service.finding import FAIL
 

@@ -8,7 +8,7 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.parameters import parameter
-from sytq.api.v2.resource import Resource
+from sytq.api.parts import Resource
 from sytq.ledger.failures import Failures as Known
 from sytq.service.failures import failures
 

@@ -8,8 +8,8 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.body import read_object
+from sytq.api.parts import Resource
 from sytq.api.v2.requests import LimiterPause, LimiterResumption
-from sytq.api.v2.resource import Resource
 from sytq.tasktypes.payload import validated
 
 

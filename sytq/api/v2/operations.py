@@ -7,9 +7,9 @@ import falcon.asgi
 from sytq import clock
 from sytq.api import problems
 from sytq.api.body import read_object
+from sytq.api.parts import Resource
 from sytq.api.task_control import signed
 from sytq.api.v2.requests import NewOperation, when
-from sytq.api.v2.resource import Resource
 from sytq.service.bulk import description, plan
 from sytq.tasktypes.payload import validated
 

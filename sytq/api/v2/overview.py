@@ -9,8 +9,8 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.parameters import number, parameter
+from sytq.api.parts import Resource
 from sytq.api.threads import Threads
-from sytq.api.v2.resource import Resource
 from sytq.errors import InvalidInput
 from sytq.service import status
 

@@ -9,8 +9,8 @@ import falcon.asgi
 from sytq import clock
 from sytq.api import problems
 from sytq.api.body import read_object
+from sytq.api.parts import Resource
 from sytq.api.v2.requests import OneSchedule, SchedulePause
-from sytq.api.v2.resource import Resource
 from sytq.errors import InvalidInput
 from sytq.ledger.insert import Existing
 from sytq.ledger.schedules import Schedules

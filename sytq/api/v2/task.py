@@ -9,10 +9,9 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import number
-from sytq.api.parts import Parts
+from sytq.api.parts import Parts, Resource
 from sytq.api.task_control import TaskControl, detail
 from sytq.api.v2.requests import Cancellation, NewTime, start_of
-from sytq.api.v2.resource import Resource
 from sytq.api.v2.waiting import add_etag, wait_preferred
 from sytq.ledger.values import iso
 from sytq.states import TERMINAL

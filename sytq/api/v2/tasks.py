@@ -11,10 +11,9 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import flag, number, parameter
-from sytq.api.parts import Parts
+from sytq.api.parts import Parts, Resource
 from sytq.api.task_control import detail
 from sytq.api.v2.requests import NewTask, NewTasks, NextTask, checked, when
-from sytq.api.v2.resource import Resource
 from sytq.api.v2.waiting import wait_preferred
 from sytq.errors import InvalidFields, InvalidInput
 from sytq.ledger.insert import Acceptance, Existing, Refused
@@ -105,10 +104,7 @@ async def _page(
 ) -> None:
     """Answer with a page of the tasks that match the query as parsed by `read`."""
     text = parameter(req, "q") or ""
-    wanted = read(text)
-    owner = req.context.caller.visible_owner
-    if owner is not None:
-        wanted = wanted.owned_by(owner)
+    wanted = req.context.caller.limited(read(text))
     limit = number(req, "limit", _LIMIT, min_value=1, max_value=_MAX_LIMIT)
     counted = flag(req, "total")
     try:

@@ -60,7 +60,11 @@ class History:
         self.random = random.Random(seed)  # noqa: S311
         self.until = until
         self._rows = rows
-        self._workers = self._worker_names()
+        # Of four processes a day: workers are deployed every morning.
+        self._workers = [
+            f"worker-{1 + number % 2}-{self.random.randrange(1000, 30000)}-{self.random.getrandbits(24):06x}"
+            for number in range(4 * (DAYS + 2))
+        ]
 
     def moments(self, count: int) -> Iterator[dt.datetime]:
         """So many moments in order: many by day, few at night and on Sundays."""
@@ -73,19 +77,14 @@ class History:
 
     def about(self) -> dict[str, Any]:
         """The customer and the order of a task."""
-        return {
-            "customer": f"C-{self.random.randrange(1000, 9999)}",
-            "order_id": self.random.randrange(100_000, 1_000_000),
-        }
+        number = self.random.randrange
+        return {"customer": f"C-{number(1000, 9999)}", "order_id": number(100_000, 1_000_000)}
 
     def new_id(self, at: dt.datetime) -> str:
         """A UUIDv7 of that moment, so that rows are appended to the index of the ids."""
         ms = int(at.replace(tzinfo=dt.UTC).timestamp() * 1000)
-        return str(
-            uuid.UUID(
-                int=ms << 80 | 7 << 76 | self.random.getrandbits(12) << 64 | 2 << 62 | self.random.getrandbits(62)
-            )
-        )
+        bits = self.random.getrandbits
+        return str(uuid.UUID(int=ms << 80 | 7 << 76 | bits(12) << 64 | 2 << 62 | bits(62)))
 
     def ended(self, type_name: str, payload: Any, at: dt.datetime, course: Course, **more: Any) -> Made:
         """Add a task that has ended, with its attempts. `more` are columns of the task; `metadata` is a mapping."""
@@ -94,7 +93,7 @@ class History:
         if cause:
             errors = [str(cause.error)] * cause.attempts
         count = len(errors) + (cause is None and course.cancelled is None)
-        worker = self._worker_at(at)
+        worker = self._workers[4 * (self.until - at).days + self.random.randrange(4)]
         lengths = [course.seconds * self.random.uniform(0.6, 1.6) for _ in range(count)]
         pauses = [course.pause * 2**number for number in range(count)]
         needed = course.wait + sum(lengths) + sum(pauses[:-1])
@@ -176,24 +175,11 @@ class History:
             detail["error"] = kind
         if "host" in detail:
             total = round(seconds * 1000, 1)
-            detail["latency_ms"] = {
-                "connect": round(total * 0.2, 1),
-                "first_byte": round(total * 0.7, 1),
-                "total": total,
-            }
+            parts = {"connect": round(total * 0.2, 1), "first_byte": round(total * 0.7, 1)}
+            detail["latency_ms"] = parts | {"total": total}
             if status := cause.status if cause else None if error else course.status:
                 detail |= {"status": status, "headers": {"Content-Type": "application/json"}}
         return detail
-
-    def _worker_names(self) -> list[str]:
-        """Of four processes a day: workers are deployed every morning."""
-        return [
-            f"worker-{1 + number % 2}-{self.random.randrange(1000, 30000)}-{self.random.getrandbits(24):06x}"
-            for number in range(4 * (DAYS + 2))
-        ]
-
-    def _worker_at(self, at: dt.datetime) -> str:
-        return self._workers[4 * (self.until - at).days + self.random.randrange(4)]
 
 
 def _busy(moment: dt.datetime) -> float:

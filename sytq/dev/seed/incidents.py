@@ -32,9 +32,6 @@ class Cause:
     def fingerprint(self) -> str:
         return self.mark or fingerprint(self.type, self.error)
 
-    def holds(self, type_name: str, age: dt.timedelta, host: str | None) -> bool:
-        return type_name == self.type and host == self.host and self.until <= age <= self.since
-
 
 def _host(host: str, said: str, share: float, **more: object) -> Cause:
     return Cause("webhook", Retry(reason=f"{said} {host}"), share, host=host, **more)  # type: ignore[arg-type]
@@ -47,36 +44,20 @@ CAUSES = (
     _host(FAILING, "HTTP 503 from", 0.95, attempts=7, status=503, since=FAILING_SINCE),
     _host("api.lagerhaus.example", "connection refused by", 0.9, attempts=5, kind="refused",
           since=90 * HOUR, until=68 * HOUR),
-    Cause(
-        "webhook",
-        Retry(reason="crm.eichhorn.example timed out"),
-        0.3,
-        attempts=4,
-        host="crm.eichhorn.example",
-        kind="timeout",
-    ),
-    Cause(
-        "webhook",
-        Fail("HTTP 410 from shop.kranich.example: it is gone for good"),
-        0.97,
-        host="shop.kranich.example",
-        status=410,
-    ),
+    Cause("webhook", Retry(reason="crm.eichhorn.example timed out"), 0.3, attempts=4, host="crm.eichhorn.example",
+          kind="timeout"),
+    Cause("webhook", Fail("HTTP 410 from shop.kranich.example: it is gone for good"), 0.97, host="shop.kranich.example",
+          status=410),
     Cause("llm", Fail("deepseek: the provider filtered the answer [content_filter]"), 0.02, kind="content_filter"),
     Cause("llm", Fail("deepseek: the answer was cut at 4096 tokens [length]"), 0.015, kind="length"),
     Cause("email", Fail("refused for good for all 1 recipients (550)"), 0.045, since=150 * HOUR, until=10 * HOUR),
-    Cause(
-        "default",
-        Fail("the worker died each of the 2 times that this task ran alone in it: out of memory (SIGKILL)"),
-        0.5,
-        attempts=2,
-        since=33 * HOUR,
-        until=27 * HOUR,
-        mark="worker-died",
-    ),
+    Cause("default",
+          Fail("the worker died each of the 2 times that this task ran alone in it: out of memory (SIGKILL)"), 0.5,
+          attempts=2, since=33 * HOUR, until=27 * HOUR, mark="worker-died"),
 )  # fmt: skip
 
 
 def cause_of(type_name: str, age: dt.timedelta, host: str | None = None) -> Iterator[Cause]:
     """The causes that may fail a task of that age."""
-    return (cause for cause in CAUSES if cause.holds(type_name, age, host))
+    of_type = (cause for cause in CAUSES if (cause.type, cause.host) == (type_name, host))
+    return (cause for cause in of_type if cause.until <= age <= cause.since)

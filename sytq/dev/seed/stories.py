@@ -71,12 +71,14 @@ class Stories:
         """What happens at times of its own: a schedule's ticks, and some hostile tasks four hours before now."""
         until = self._history.until
         tick = until.replace(minute=until.minute - until.minute % 10, second=0, microsecond=0)
-        ticks = [tick - _TICK * number for number in range(min(DAYS * 144, count // 50))]
-        hostile = [(until - dt.timedelta(hours=4, minutes=number), number) for number in range(min(13, count // 20))]
-        found = [(at, partial(self._cleanup, at)) for at in ticks]
-        return sorted(
-            [*found, *((at, partial(self._hostile, at, number)) for at, number in hostile)], key=lambda one: one[0]
-        )
+        found = []
+        for number in range(min(DAYS * 144, count // 50)):
+            at = tick - _TICK * number
+            found.append((at, partial(self._cleanup, at)))
+        for number in range(min(13, count // 20)):
+            at = until - dt.timedelta(hours=4, minutes=number)
+            found.append((at, partial(self._hostile, at, number)))
+        return sorted(found, key=lambda one: one[0])
 
     def _webhook(self, at: dt.datetime, owner: str | None = None, **more: Any) -> Made:
         host = self._random.choices(list(words.HOSTS), list(words.HOSTS.values()))[0]
@@ -99,12 +101,8 @@ class Stories:
 
     def _delivery(self, at: dt.datetime, type_name: str, host: str) -> Course:
         chance = self._random
-        course = Course(
-            chance.lognormvariate(-1.6, 0.6),
-            chance.expovariate(20),
-            details={"host": host},
-            status=chance.choice((200, 200, 200, 202, 204)),
-        )
+        course = Course(chance.lognormvariate(-1.6, 0.6), chance.expovariate(20), details={"host": host})
+        course.status = chance.choice((200, 200, 200, 202, 204))
         course.cause = self._history.cause(type_name, at, host)
         if chance.random() < 0.04:
             course.failures = [f"HTTP {chance.choice((500, 502, 503))} from {host}"] * chance.randint(1, 3)
@@ -114,15 +112,10 @@ class Stories:
     def _announced_valuation(self, at: dt.datetime) -> None:
         valuation = self._valuations.make(at)
         host = "orders.kastanie.example"
-        body = encode(
-            {"task_id": valuation.id, "table_name": TABLE, "status": "success" if valuation.error is None else "failed"}
-        )
-        payload = {
-            "url": f"https://{host}/valuations",
-            "method": "POST",
-            "headers": {"Content-Type": "application/json"},
-            "body": body,
-        }
+        status = "success" if valuation.error is None else "failed"
+        body = encode({"task_id": valuation.id, "table_name": TABLE, "status": status})
+        headers = {"Content-Type": "application/json"}
+        payload = {"url": f"https://{host}/valuations", "method": "POST", "headers": headers, "body": body}
         columns = {"queue": "webhook", "host": host, "owner": valuation.owner, "parent": valuation.id}
         self._history.ended("callback", payload, valuation.finished_at, self._delivery(at, "callback", host), **columns)
 
@@ -138,13 +131,8 @@ class Stories:
     def _plain(self, at: dt.datetime, owner: str | None = None, **more: Any) -> Made:
         chance, about = self._random, self._history.about()
         payload = about | {"items": [f"SKU-{chance.randrange(100_000)}" for _ in range(chance.randint(1, 4))]}
-        course = Course(
-            chance.lognormvariate(-3.5, 0.8),
-            chance.expovariate(50),
-            cause=self._history.cause("default", at),
-            pause=5,
-            result=payload,
-        )
+        course = Course(chance.lognormvariate(-3.5, 0.8), chance.expovariate(50), pause=5, result=payload)
+        course.cause = self._history.cause("default", at)
         columns = {"owner": owner or chance.choice(words.OWNERS), "metadata": about} | more
         return self._history.ended("default", payload, at, course, **columns)
 
@@ -189,14 +177,7 @@ class Stories:
             self._plain(whole.finished_at, "billing", parent=whole.id, priority="low")
 
     def _cleanup(self, at: dt.datetime) -> None:
-        result = {
-            "dry_run": False,
-            "tasks": self._random.randrange(300),
-            "audit": 0,
-            "spend": 0,
-            "hosts": 0,
-            "files": 0,
-        }
+        result = {"dry_run": False, "tasks": self._random.randrange(300), **dict.fromkeys(_SWEPT, 0)}
         name, tick = "cleanup", at.replace(tzinfo=dt.UTC)
         columns = {"id": tick_id(name, tick), "request_id": origin(name, tick), "priority": "low"}
         self._history.ended(name, {}, at, Course(self._random.uniform(0.02, 0.6), result=result), **columns)
@@ -207,9 +188,6 @@ class Stories:
         error = words.HOSTILE_ERRORS[number % len(words.HOSTILE_ERRORS)]
         cause = Cause("default", Fail(error), 1.0) if number % 2 else None
         course = Course(0.1, result=payload, cause=cause)
-        metadata = {
-            "hostile": number,
-            "text": "<b>\u202eabc</b>",
-            "<i>key</i>": ["\u0000", {"deep": {"deeper": "'\"--"}}],
-        }
+        deep = ["\u0000", {"deep": {"deeper": "'\"--"}}]
+        metadata = {"hostile": number, "text": "<b>\u202eabc</b>", "<i>key</i>": deep}
         self._history.ended("default", payload, at, course, owner="o'brien & <sons>", metadata=metadata)

@@ -51,13 +51,8 @@ class Valuations:
         }
         owner = owner or chance.choice(words.OWNERS)
         progress = encode({"done": nodes, "of": nodes, "text": "done"})
-        columns = {
-            "queue": "llm",
-            "owner": owner,
-            "metadata": self._history.about(),
-            "progress": progress,
-            "max_attempts": 5,
-        } | more
+        about = self._history.about()
+        columns = {"queue": "llm", "owner": owner, "metadata": about, "progress": progress, "max_attempts": 5} | more
         made = self._history.ended("llm", {"table_name": TABLE, "id": number}, at, course, **columns)
         self._calls(made, calls, provider, model, number, course)
         return made
@@ -101,13 +96,8 @@ class Valuations:
                 ended_at=began + length,
             )
             if not is_lost:
-                answer = {
-                    **call,
-                    "model": model,
-                    "finish_reason": "stop",
-                    "provider": provider,
-                    "cost": money(call["cost"]),
-                }
+                answer = {**call, "model": model, "finish_reason": "stop", "provider": provider}
+                answer["cost"] = money(call["cost"])
                 self._step(made, f"node-{number}", answer, began, began + length)
         if made.state == SUCCEEDED:
             self._step(made, "report", None, made.finished_at, made.finished_at)
