@@ -164,7 +164,7 @@ def _configurations(runtime: Runtime) -> list[str]:
 
 def _loops(runtime: Runtime, broker: StreamsBroker, paired: Callable[[], bool]) -> Iterator[Loop]:
     settings, registry, ledger, submitter = runtime.settings, runtime.registry, runtime.ledger, runtime.submitter
-    redis, keys, inspection, lease = runtime.redis, runtime.keys, runtime.inspection, runtime.settings.worker.liveness
+    redis, keys, inspection = runtime.redis, runtime.keys, runtime.inspection
     worker = broker.executor.name
     yield Promoter(redis, keys, broker)
     position = Position(redis, keys, runtime.database, Adoption(ledger, redis, keys, registry))
@@ -173,7 +173,7 @@ def _loops(runtime: Runtime, broker: StreamsBroker, paired: Callable[[], bool]) 
     fields = {f"payload.{path}" for declared in registry for path in declared.search}
     yield Indexer(redis, keys, worker, SearchUpkeep(runtime.database), fields)
     yield FiguresLoop(redis, keys, worker, runtime.database)
-    yield LimiterLoop(redis, keys, worker, broker, broker.executor.limiters, lease, _configurations(runtime))
+    yield LimiterLoop(redis, keys, worker, broker.executor.limiters, _configurations(runtime))
     only = settings.worker.queues
     yield SuspectLoop(
         *(redis, keys, broker.executor, lambda: only or list(broker.queues)),

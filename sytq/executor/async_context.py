@@ -204,10 +204,8 @@ class AsyncContext(Attempt):
     async def _checkpoint(self, name: str, also: Callable[[], None] | None) -> AsyncIterator[Checkpoint]:
         """The block sets the step's value, unless there is a result already."""
         self._go_on()
-        services, timeout = self._services, self.settings.worker.redis_timeout
-        threads = services.checkpoint_threads
-        step = Checkpoint(services.ledger, services.operations, self._delivery, name, self.log, threads, timeout)
-        await step.look(self._lease.ask_redis(services.operations.kept_result, self.id, name))
+        step = Checkpoint(self._services, self._delivery, name, self.log)
+        await step.look(self._lease.ask_redis(self._services.operations.kept_result, self.id, name))
         await self.blocking(step.begin)
         if step.result is not None:
             step.value = json.loads(step.result)

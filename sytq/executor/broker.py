@@ -25,13 +25,7 @@ class StreamsBroker(dramatiq.Broker):
     """No connection is opened and no thread runs before `executor.start`."""
 
     def __init__(
-        self,
-        redis: Redis,
-        heartbeat_redis: Redis,
-        task_redis: Redis,
-        keys: Keys,
-        settings: Settings,
-        name: str = "",
+        self, redis: Redis, heartbeat_redis: Redis, task_redis: Redis, keys: Keys, settings: Settings, name: str = ""
     ) -> None:
         super().__init__(middleware=[])
         # The coroutine function that runs a delivery; the kind of slot that it needs; the payload's version.

@@ -11,16 +11,17 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import peewee
 
 from sytq.broker.delivery import Delivery
-from sytq.broker.operations import Operations
 from sytq.errors import Cancelled, DatabaseUnavailable, Fail, InvalidInput, Lost, RedisUnavailable, Retry
 from sytq.ledger import refusals
-from sytq.ledger.ledger import Ledger
 from sytq.observability.outages import DATABASE
+
+if TYPE_CHECKING:
+    from sytq.executor.attempt import Services
 
 #: Seconds between two tries to write a result, doubled each time up to the second number.
 _PAUSE, _LONGEST_PAUSE = 0.5, 4.0
@@ -39,25 +40,15 @@ class CheckpointThreads:
 
 
 class Checkpoint:
-    """Its methods raise Lost. A call of Redis holds it up for at most `timeout` seconds."""
+    """Its methods raise Lost. A call of Redis holds it up for at most `worker.redis_timeout`."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        operations: Operations,
-        delivery: Delivery,
-        name: str,
-        log: Any,
-        threads: CheckpointThreads,
-        timeout: float,
-    ) -> None:
-        self._ledger = ledger
-        self._operations = operations
+    def __init__(self, services: Services, delivery: Delivery, name: str, log: Any) -> None:
+        self._ledger, self._operations = services.ledger, services.operations
+        self._threads = services.checkpoint_threads
+        self._timeout = services.settings.worker.redis_timeout
         self._id, self._token = delivery.id, delivery.token
         self._name = name
         self._log = log.bind(step=name)
-        self._threads = threads
-        self._timeout = timeout
         self._kept = False
         self._unavailable: RedisUnavailable | None = None
         self.result: str | None = None  # JSON text

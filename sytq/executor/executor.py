@@ -84,20 +84,8 @@ class Executor:
         self.limiters = Limiters(task_redis, keys, self.lease, broker.queues, lambda: self.heartbeat.epoch)
         self.event_loop = EventLoop(broker, hooks, self.stopping, self._finished)
         self.acks = Acks(self.event_loop.loop, redis, keys, self.name, limited, self.limiters, self._untrack)
-        self.heartbeat = Heartbeat(
-            heartbeat_redis,
-            keys,
-            self.name,
-            settings.worker.heartbeat,
-            self.lease,
-            stopping=lambda: self.stopping.is_set() and not (self._watchdog and self._watchdog.terminated),
-            deliveries=self._deliveries,
-            emptied=self._reregister,
-            expired=self._recount,
-            unchanged=self.acks.forget,
-            cancel=self.event_loop.cancel,
-            check=partial(check_rights, heartbeat_redis, keys, settings.stream_keys),
-        )
+        check = partial(check_rights, heartbeat_redis, keys, settings.stream_keys)
+        self.heartbeat = Heartbeat(self, heartbeat_redis, settings.worker.heartbeat, check)
         self._watchdog: Watchdog | None = None
         self._tracked: dict[str, dict[bytes, Delivery]] = {}
         self._lock = threading.Lock()
@@ -150,12 +138,17 @@ class Executor:
             return [part for entry, one in self._tracked.get(stream, {}).items() for part in (entry, one.id.encode())]
 
     @property
+    def leaving(self) -> bool:
+        """Whether this worker stops, but not because its watchdog says so: then it counts as dead."""
+        return self.stopping.is_set() and not (self._watchdog and self._watchdog.terminated)
+
+    @property
     def idle(self) -> bool:
         """Whether Redis has the outcome of every task that this worker had."""
-        return not self._deliveries()
+        return not self.deliveries()
 
     def find(self, task_id: str) -> Delivery | None:
-        return next((delivery for delivery in self._deliveries() if delivery.id == task_id), None)
+        return next((delivery for delivery in self.deliveries() if delivery.id == task_id), None)
 
     def _finished(self, delivery: Delivery) -> None:
         self.slots.release(self._broker.actors[delivery.type].options["slot"])
@@ -167,11 +160,11 @@ class Executor:
             if tracked.get(delivery.entry) is delivery:  # this worker may have a later attempt of the same entry
                 del tracked[delivery.entry]
 
-    def _deliveries(self) -> list[Delivery]:
+    def deliveries(self) -> list[Delivery]:
         with self._lock:
             return [delivery for entries in self._tracked.values() for delivery in entries.values()]
 
-    def _recount(self) -> None:
+    def recount(self) -> None:
         """Have the limiters count the calls under way again; give up those of tasks that other workers have."""
         for task_id in self.limiters.recount():
             log.warning("lease expired: task taken over by another worker", task_id=task_id)
@@ -179,10 +172,10 @@ class Executor:
                 delivery.lost = True
                 self.event_loop.cancel(delivery)
 
-    def _reregister(self) -> None:
+    def reregister(self) -> None:
         """Enter the latest ends, the running tasks and their permits into an emptied Redis."""
         self.acks.repeat()
-        for delivery in self._deliveries():
+        for delivery in self.deliveries():
             priority = delivery.stream.rpartition(":")[2]
             entry = self.redis.call(
                 "reregister",

@@ -11,16 +11,18 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
 from sytq import clock
 from sytq.broker.connection import Redis
-from sytq.broker.delivery import Delivery
-from sytq.broker.keys import Keys
 from sytq.errors import RedisRefused, RedisUnavailable
 from sytq.executor.watchdog import turn
 from sytq.observability.outages import log_failure
+
+if TYPE_CHECKING:
+    from sytq.executor.executor import Executor
 
 log = structlog.get_logger(__name__)
 
@@ -31,39 +33,14 @@ _CHECK = 10.0
 
 
 class Heartbeat(threading.Thread):
-    """Beats every `interval` seconds until stopped; calls `emptied` when Redis was emptied, else `unchanged`.
+    """Beats every `interval` seconds until stopped; now and then it calls `check`, which raises RedisRefused."""
 
-    Before that it calls `expired` when this beat came so late that other workers may have taken over tasks and permits.
-    """
-
-    def __init__(
-        self,
-        redis: Redis,
-        keys: Keys,
-        consumer: str,
-        interval: float,
-        lease: float,
-        *,
-        stopping: Callable[[], bool],
-        deliveries: Callable[[], list[Delivery]],
-        emptied: Callable[[], None],
-        expired: Callable[[], None],
-        unchanged: Callable[[], None],
-        cancel: Callable[[Delivery], None],
-        check: Callable[[], None],
-    ) -> None:
+    def __init__(self, executor: Executor, redis: Redis, interval: float, check: Callable[[], None]) -> None:
         super().__init__(name="heartbeat", daemon=True)
+        self._executor = executor
         self._redis = redis
-        self._keys = keys
-        self._consumer = consumer
         self._interval = interval
-        self._lease_ms = int(lease * 1000)
-        self._stopping = stopping
-        self._deliveries = deliveries
-        self._emptied = emptied
-        self._expired = expired
-        self._unchanged = unchanged
-        self._cancel = cancel
+        self._lease_ms = int(executor.lease * 1000)
         self._check = check
         self._granted = False  # every right, at the last check
         self._checked = float("-inf")
@@ -76,13 +53,13 @@ class Heartbeat(threading.Thread):
 
     def beat(self, *, leaving: bool = False) -> None:
         """Beat once. Raises RedisUnavailable."""
-        running = [] if leaving else self._deliveries()
-        keys = self._keys
+        executor, keys = self._executor, self._executor.keys
+        running = [] if leaving else executor.deliveries()
         names = [keys.workers, keys.epoch, keys.cancels, keys.cards, keys.departed, keys.crashes]
         card = "" if leaving else self.card()
         new = card if card != self._card or self._card_age >= _CARD_AGAIN else ""
-        stage = 1 if leaving else 2 if self._stopping() else 0
-        args = [self._consumer, stage, self._lease_ms, new, *(delivery.id for delivery in running)]
+        stage = 1 if leaving else 2 if executor.leaving else 0
+        args = [executor.name, stage, self._lease_ms, new, *(delivery.id for delivery in running)]
         sent = time.monotonic()
         epoch, now, asked = self._redis.call("heartbeat", names, args)
         clock.heard("redis", int(now) / 1000, sent)
@@ -92,16 +69,16 @@ class Heartbeat(threading.Thread):
         for delivery, by in zip(running, asked, strict=True):
             if by and delivery.cancelled_by is None:
                 delivery.cancelled_by = by.decode()
-                self._cancel(delivery)
+                executor.event_loop.cancel(delivery)
         is_late = sent - self._beaten >= self._lease_ms / 1000
-        if is_late and self.epoch is not None:
-            self._expired()
+        if is_late and self.epoch is not None:  # other workers may have taken over tasks and permits
+            executor.recount()
         if self.epoch is not None and epoch != self.epoch:
             self._card = ""
-            self._emptied()
+            executor.reregister()
             log.warning("Redis was emptied: running tasks registered again", tasks=len(running))
         else:
-            self._unchanged()
+            executor.acks.forget()
         if is_late or epoch != self.epoch:
             self._valid_since = sent
         self.epoch = epoch

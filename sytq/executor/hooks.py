@@ -53,7 +53,10 @@ class Hooks:
     @cached_property
     def _hooks(self) -> tuple[list[Callable[..., None]], ...]:
         middleware = list(self._middleware())
-        before, after, after_skip = ([getattr(one, name) for one in middleware if _has(one, name)] for name in _NAMES)
+        before, after, after_skip = (
+            [getattr(one, name) for one in middleware if getattr(type(one), name) is not getattr(Middleware, name)]
+            for name in _NAMES
+        )
         return before, after[::-1], after_skip[::-1]
 
     def _call(
@@ -65,7 +68,3 @@ class Hooks:
             raise
         except Exception:
             log.critical("middleware failed", hook=getattr(hook, "__qualname__", repr(hook)), exc_info=True)
-
-
-def _has(middleware: Middleware, name: str) -> bool:
-    return getattr(type(middleware), name, None) is not getattr(Middleware, name)

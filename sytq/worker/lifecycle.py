@@ -51,9 +51,11 @@ class Lifecycle(Middleware):
         self._parent = multiprocessing.parent_process()
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        _ignore_second_sigterm()
+        # Dramatiq's handler kills the running tasks at the second SIGTERM; a service manager that signals the whole
+        # group sends two, as the master passes its own on.
+        _before_handler(signal.SIGTERM, lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+        _before_handler(signal.SIGHUP, self._note_reload)
         self._card.queues = lambda: list(worker.consumers)
-        self._notice_sighup()
         self._executor.start(threads=worker.worker_threads, loop_slots=self._settings.async_concurrency)
         worker.worker_threads = 0  # Dramatiq's own would wait for messages that the executor takes
         logs.identify(worker_id=self._executor.name)
@@ -97,15 +99,8 @@ class Lifecycle(Middleware):
         log.info("worker stopped")
         self._watchdog.exit()
 
-    def _notice_sighup(self) -> None:
-        first = signal.getsignal(signal.SIGHUP)
-
-        def reload(number: int, frame: FrameType | None) -> None:
-            self._reloads = True
-            if callable(first):
-                first(number, frame)
-
-        signal.signal(signal.SIGHUP, reload)
+    def _note_reload(self) -> None:
+        self._reloads = True
 
     def _healthy(self) -> None:
         if self._parent is not None and os.getppid() != self._parent.pid:
@@ -117,16 +112,13 @@ class Lifecycle(Middleware):
                 self._liveness_file.touch(ready=self._executor.ready)
 
 
-def _ignore_second_sigterm() -> None:
-    """Ignore SIGTERM after the first: Dramatiq's handler kills the running tasks at the second.
+def _before_handler(number: int, call: Callable[[], object]) -> None:
+    """Have `call` called before the present handler of a signal."""
+    first = signal.getsignal(number)
 
-    A service manager that signals the whole group sends two, as the master passes its own on.
-    """
-    first = signal.getsignal(signal.SIGTERM)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    def handle(number: int, frame: FrameType | None) -> None:
+        call()
         if callable(first):
             first(number, frame)
 
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(number, handle)

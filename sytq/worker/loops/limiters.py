@@ -9,8 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from dramatiq import Broker
-
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.broker.limiters import Limiters, handover_keys, limiter_keys
@@ -27,19 +25,10 @@ class LimiterLoop(LeasedLoop):
     """Calls `limiter_tend` as often as limiters are due."""
 
     def __init__(
-        self,
-        redis: Redis,
-        keys: Keys,
-        holder: str,
-        broker: Broker,
-        limiters: Limiters,
-        liveness: float,
-        configurations: Collection[str],
+        self, redis: Redis, keys: Keys, holder: str, limiters: Limiters, configurations: Collection[str]
     ) -> None:
         super().__init__("gates", redis, keys, holder)  # the lease's name, shared with workers of 0.1
-        self._broker = broker
         self._limiters = limiters
-        self._liveness_ms = int(liveness * 1000)
         self._configurations = configurations
         self._announced = float("-inf")
 
@@ -50,9 +39,9 @@ class LimiterLoop(LeasedLoop):
         return super().step()
 
     def work(self) -> float:
-        queues = list(self._broker.queues)
+        queues = self._limiters.queues
         names = [*limiter_keys(self.keys), *handover_keys(self.keys, queues)]
-        count, wait = self.redis.call("limiter_tend", names, [self._liveness_ms, _MAX_BATCH, *queues])
+        count, wait = self.redis.call("limiter_tend", names, [self._limiters.liveness_ms, _MAX_BATCH, *queues])
         if count == _MAX_BATCH:
             return 0.0
         return min(max(wait, 0) / 1000, _INTERVAL) if wait >= 0 else _INTERVAL
