@@ -33,7 +33,8 @@ def cleaned(value: Any, place: Place | None, problems: list[str], origins: Mappi
         return {key: below(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [below(str(number), inner) for number, inner in enumerate(value)]
-    if not isinstance(value, str) or not (is_secret(path, place) or _is_one_line(place)):
+    one_line = place is not None and any(isinstance(note, OneLine) for note in place.notes)
+    if not isinstance(value, str) or not (is_secret(path, place) or one_line):
         return value
     text = trimmed(value)
     if reason := _defect(text):
@@ -45,10 +46,6 @@ def cleaned(value: Any, place: Place | None, problems: list[str], origins: Mappi
 def trimmed(text: str) -> str:
     """The text without white space and invisible characters at its ends."""
     return _ENDS.sub("", text)
-
-
-def _is_one_line(place: Place | None) -> bool:
-    return place is not None and any(isinstance(note, OneLine) for note in place.notes)
 
 
 def _defect(text: str) -> str | None:

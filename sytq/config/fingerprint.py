@@ -16,7 +16,7 @@ def fingerprint(scope: str, *used: object, without: frozenset[str] = frozenset()
     `without` are fields of the sections that a refusal does not depend on.
     """
     parts = [value.model_dump(exclude=set(without)) if isinstance(value, BaseModel) else value for value in used]
-    return f"{scope}|{_digest(scope, json.dumps(parts, default=_revealed, sort_keys=True))}"
+    return f"{scope}|{_digest(scope, json.dumps(parts, default=revealed, sort_keys=True))}"
 
 
 @functools.lru_cache(maxsize=1000)
@@ -25,5 +25,6 @@ def _digest(scope: str, text: str) -> str:
     return hashlib.scrypt(text.encode(errors="replace"), salt=f"sytq {scope}".encode(), n=2048, r=8, p=1, dklen=8).hex()
 
 
-def _revealed(value: Any) -> str:
+def revealed(value: Any) -> str:
+    """What JSON has no form for, as text, also where it is a secret."""
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -6,7 +6,8 @@ Must never put a secret into a message, nor the value of an unknown key (a misty
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -32,6 +33,7 @@ _REASONS = {
     "model_": "not a mapping",
     "list_type": "not a list",
 }
+_BOUNDS = {Ge: "at least", Gt: "more than", Le: "at most", Lt: "less than"}
 
 
 class Place:
@@ -78,13 +80,7 @@ class Place:
                 return note
         if get_origin(self.type) is Literal:
             return ", ".join(get_args(self.type))
-        words = {
-            bool: "true or false",
-            int: "a whole number",
-            float: "a number",
-            str: "text",
-            SecretStr: "text",
-        }
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", SecretStr: "text"}
         if self.type in words:
             return words[self.type] + "".join(_bound(note) for note in self.notes)
         if get_origin(self.type) is list:
@@ -98,13 +94,7 @@ def _flat(notes: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _bound(note: object) -> str:
-    if isinstance(note, Ge):
-        return f", at least {note.ge}"
-    if isinstance(note, Gt):
-        return f", more than {note.gt}"
-    if isinstance(note, Le):
-        return f", at most {note.le}"
-    return f", less than {note.lt}" if isinstance(note, Lt) else ""
+    return f", {_BOUNDS[type(note)]} {astuple(note)[0]}" if type(note) in _BOUNDS else ""  # type: ignore[call-overload]
 
 
 def place_at(path: Path, model: type[BaseModel]) -> Place | None:
@@ -189,11 +179,15 @@ def is_secret(path: Path, place: Place | None) -> bool:
     return (place is not None and place.type is SecretStr) or any(is_secret_key(key) for key in path)
 
 
+def nearest(path: Sequence[str], origins: Mapping[str, str]) -> str | None:
+    """The origin of a setting, or of what it is a part of."""
+    keys = (".".join(path[:length]) for length in range(len(path), 0, -1))
+    return next((origins[key] for key in keys if key in origins), None)
+
+
 def source(path: Path, origins: Mapping[str, str]) -> str:
     """Where a setting comes from, in parentheses; empty if nowhere."""
-    for length in range(len(path), 0, -1):
-        key = ".".join(path[:length])
-        if key in origins:
-            return f" ({origins[key]})"
+    if origin := nearest(path, origins):
+        return f" ({origin})"
     inside = {origin for key, origin in origins.items() if key.startswith(".".join(path) + ".")}
     return f" ({', '.join(sorted(inside))})" if inside else ""

@@ -12,6 +12,7 @@ from sytq.config import sections, urls
 from sytq.config.compat.sections import OldSections, Redis
 from sytq.config.limiters import LimiterName, LimiterSettings, check_limiters, limits_of_queues, of_kind
 from sytq.config.masking import MASK, is_secret_key, mask_text
+from sytq.config.problems import nearest
 from sytq.config.sections import DEFAULTS, Section
 from sytq.config.values import Name, problem
 from sytq.errors import ConfigError
@@ -125,14 +126,12 @@ class Settings(OldSections):
 
     def describe(self) -> Iterator[tuple[str, str, str]]:
         """Yield (dotted key, value with secrets masked, origin) of every setting, section by section."""
-        for key, value in _leaves(self.model_dump(mode="json"), ()):
+        for key, value in leaves(self.model_dump(mode="json")):
             yield key, _shown(key, value), self._origin(key)
 
     def _origin(self, key: str) -> str:
-        parts = key.split(".")
-        for length in range(len(parts), 0, -1):
-            if origin := self._origins.get(".".join(parts[:length])):
-                return origin
+        if origin := nearest(key.split("."), self._origins):
+            return origin
         older = next(
             (model.older[key] for model in type(self).__mro__ if issubclass(model, Section) and key in model.older),
             None,
@@ -142,10 +141,11 @@ class Settings(OldSections):
         return "default"
 
 
-def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+def leaves(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, object]]:
+    """Yield (dotted key, value) of what is no mapping, or an empty one."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _leaves(inner, (*path, str(key)))
+            yield from leaves(inner, (*path, str(key)))
     else:
         yield ".".join(path), value
 

@@ -6,9 +6,9 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
-from typing import Any
 
-from sytq.config.settings import Settings
+from sytq.config.fingerprint import revealed
+from sytq.config.settings import Settings, leaves
 
 #: What differs between processes by nature: where they are, how many and how large, what they log. Redis and the
 #: database have many addresses: their identities are compared.
@@ -35,9 +35,9 @@ def shared(settings: Settings, salt: bytes | None, kind: str) -> dict[str, str]:
     out. The hash of a long value follows its beginning.
     """
     shown = {key: value for key, value, _ in settings.describe()}
-    defaults = dict(_raw(type(settings)(), ()))
+    defaults = dict(_raw(type(settings)()))
     found = {}
-    for key, raw in _raw(settings, ()):
+    for key, raw in _raw(settings):
         if not concerns(key, kind) or defaults.get(key) == raw:
             continue
         value = shown.get(key, "")
@@ -63,15 +63,7 @@ def _within(key: str, names: tuple[str, ...]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
-def _raw(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _raw(settings: Settings) -> Iterator[tuple[str, str]]:
     """The leaves as `Settings.describe` names them, secrets included."""
-    value = value.model_dump() if isinstance(value, Settings) else value
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _raw(inner, (*path, str(key)))
-    else:
-        yield ".".join(path), json.dumps(value, default=_plain, sort_keys=True)
-
-
-def _plain(value: Any) -> Any:
-    return value.get_secret_value() if hasattr(value, "get_secret_value") else str(value)
+    for key, value in leaves(settings.model_dump()):
+        yield key, json.dumps(value, default=revealed, sort_keys=True)

@@ -26,18 +26,11 @@ _TIMEOUTS = ("timeout", "readTimeout", "writeTimeout")
 _QUERY = ("charset", "tls", *_TIMEOUTS, "unix_socket")
 #: Parameters that only concern the Go driver's data types and buffers.
 _GO_ONLY = (
-    *("allowAllFiles", "allowCleartextPasswords", "allowFallbackToPlaintext", "allowNativePasswords"),
-    *(
-        "allowOldPasswords",
-        "checkConnLiveness",
-        "clientFoundRows",
-        "collation",
-        "columnsWithAlias",
-        "compress",
-    ),
-    *("connectionAttributes", "interpolateParams", "loc", "maxAllowedPacket", "multiStatements", "parseTime"),
-    *("rejectReadOnly", "serverPubKey", "timeTruncate"),
-)
+    "allowAllFiles", "allowCleartextPasswords", "allowFallbackToPlaintext", "allowNativePasswords", "allowOldPasswords",
+    "checkConnLiveness", "clientFoundRows", "collation", "columnsWithAlias", "compress", "connectionAttributes",
+    "interpolateParams", "loc", "maxAllowedPacket", "multiStatements", "parseTime", "rejectReadOnly", "serverPubKey",
+    "timeTruncate",
+)  # fmt: skip
 _GO_DSN = re.compile(r"(?:(?P<login>.*)@)?(?:(?P<net>[^(@]*)(?:\((?P<address>[^)]*)\))?)?", re.DOTALL)
 
 

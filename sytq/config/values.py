@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
@@ -58,6 +58,11 @@ def _by(check: Callable[[str], str], valid: str) -> Callable[[str], str]:
     return validate
 
 
+def _go_dsn(dsn: str) -> str:
+    urls.database_url_of_go_dsn(dsn)
+    return dsn
+
+
 def _network(value: object) -> object:
     try:
         return ipaddress.ip_network(value)  # type: ignore[arg-type]
@@ -68,34 +73,23 @@ def _network(value: object) -> object:
         raise problem("not a network", _CIDR) from None
 
 
-def _sentry_dsn(secret: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"https?://[^\s@/:]+(:[^\s@/]*)?@[^\s@]+/\d+", secret.get_secret_value()):
-        raise problem("not a DSN", _DSN)
-    return secret
-
-
-def _sendable(form: str, valid: str) -> AfterValidator:
+def _of_form(form: str, valid: str, reason: str = "a header cannot carry it as it is") -> AfterValidator:
     def validate(secret: SecretStr) -> SecretStr:
         if not re.fullmatch(form, secret.get_secret_value()):
-            raise problem("a header cannot carry it as it is", valid)
+            raise problem(reason, valid)
         return secret
 
     return AfterValidator(validate)
 
 
-def _level(value: object) -> object:
-    """Accept the level names of zap, logrus and slog, as in the old systems' LOG_LEVEL."""
-    if not isinstance(value, str):
-        return value
-    word = value.strip().lower()
-    return _LEVELS.get(word, word)
+def _word(others: Mapping[str, str]) -> BeforeValidator:
+    """Accept a word in any case, and `others` for what they mean."""
 
+    def read(value: object) -> object:
+        word = value.strip().lower() if isinstance(value, str) else value
+        return others.get(word, word) if isinstance(word, str) else word
 
-def _log_format(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    word = value.strip().lower()
-    return "console" if word == "text" else word
+    return BeforeValidator(read)
 
 
 def _rate(value: object) -> object:
@@ -107,18 +101,8 @@ def _rate(value: object) -> object:
     return int(found[1]), int(found[2] or 1) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[found[3][0]]
 
 
-def _show_rate(rate: tuple[int, float]) -> str:
-    return f"{rate[0]}/{rate[1]:g}s"
-
-
-_LEVELS = {
-    "trace": "debug",
-    "warn": "warning",
-    "critical": "error",
-    "dpanic": "error",
-    "panic": "error",
-    "fatal": "error",
-}
+#: The level names of zap, logrus and slog, as in the old systems' LOG_LEVEL.
+_LEVELS = {"trace": "debug", "warn": "warning", **dict.fromkeys(("critical", "dpanic", "panic", "fatal"), "error")}
 _SIZE = "a number of bytes, or with a unit such as 512KiB, 1MiB"
 _CIDR = "a network such as 10.0.0.0/8, 192.168.1.7/32 or fd00::/8"
 _DSN = "https://key@host/project"
@@ -128,6 +112,7 @@ _RATE = "a number of starts and a time such as 100/min, 5/s or 20/10s"
 _NAME = "a letter or _, then up to 63 letters, digits, _, - or ."
 _IDENTIFIER = "a letter or _, then up to 63 letters, digits or _"
 _PROXY = f"{urls.PROXY_FORM}, or {urls.ENVIRONMENT}"
+_URL = "https://host/path or http://host/path"
 _HOST = "a host name or address without scheme and port"
 _PATH = "empty, or a path such as /ops/sytq of letters, digits, _, -, . and ~, of at most 200 characters"
 
@@ -138,18 +123,14 @@ Secret = Annotated[
     PlainSerializer(lambda secret: MASK if secret.get_secret_value() else "", return_type=str, when_used="json"),
 ]
 #: A bearer token, without the word `Bearer`.
-Key = Annotated[Secret, _sendable(r"[!#-&(-_a-~]*", _KEY), _KEY]
-HeaderValue = Annotated[Secret, _sendable(r"[ -~]*", _HEADER), _HEADER]
+Key = Annotated[Secret, _of_form(r"[!#-&(-_a-~]*", _KEY), _KEY]
+HeaderValue = Annotated[Secret, _of_form(r"[ -~]*", _HEADER), _HEADER]
 HeaderName = Annotated[str, Field(pattern=r"^[!#-'*+.0-9A-Z^-z|~-]+$"), "the name of a header"]
-SentryDsn = Annotated[Secret, AfterValidator(_sentry_dsn), _DSN]
+SentryDsn = Annotated[Secret, _of_form(r"https?://[^\s@/:]+(:[^\s@/]*)?@[^\s@]+/\d+", _DSN, "not a DSN"), _DSN]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"), _NAME]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"), _IDENTIFIER]
 #: Part of every Redis key; braces would move the keys to another slot of a cluster.
-Prefix = Annotated[
-    str,
-    Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$"),
-    "1 to 64 letters, digits, _, -, . or :",
-]
+Prefix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$"), "1 to 64 letters, digits, _, -, . or :"]
 #: A key in Redis, or the name of a consumer group.
 StreamName = Annotated[Text, Field(pattern=r"^[^\s\x00-\x1f\x7f]{1,200}$"), "1 to 200 characters without spaces"]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$"), OneLine(), _HOST]
@@ -160,10 +141,7 @@ Realm = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,200}$"), "1 to 200 ch
 #: What a proxy has before sytq's paths; no segment is `.` or `..`.
 BASE_PATH = r"^(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)*$"
 BasePath = Annotated[
-    Text,
-    AfterValidator(lambda path: path.rstrip("/")),
-    Field(pattern=BASE_PATH, max_length=200),
-    _PATH,
+    Text, AfterValidator(lambda path: path.rstrip("/")), Field(pattern=BASE_PATH, max_length=200), _PATH
 ]
 Port = Annotated[int, Field(ge=1, le=65535), "a port from 1 to 65535"]
 Count = Annotated[int, Field(ge=1)]
@@ -171,7 +149,7 @@ Weight = Annotated[int, Field(ge=0, le=1000)]
 Rate = Annotated[
     tuple[int, float],
     BeforeValidator(_rate),
-    PlainSerializer(_show_rate, return_type=str, when_used="json"),
+    PlainSerializer(lambda rate: f"{rate[0]}/{rate[1]:g}s", return_type=str, when_used="json"),
     _RATE,
 ]
 Size = Annotated[
@@ -182,41 +160,21 @@ Size = Annotated[
     _SIZE,
 ]
 Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(_network), _CIDR]
-Level = Annotated[
-    str, BeforeValidator(_level), Field(pattern="^(debug|info|warning|error)$"), "debug, info, warning, error"
-]
-LogFormat = Annotated[str, BeforeValidator(_log_format), Field(pattern="^(json|console)$"), "json, console"]
+Level = Annotated[str, _word(_LEVELS), Field(pattern="^(debug|info|warning|error)$"), "debug, info, warning, error"]
+LogFormat = Annotated[str, _word({"text": "console"}), Field(pattern="^(json|console)$"), "json, console"]
 
 _masked: Any = PlainSerializer(mask_url, return_type=str, when_used="json")
 DatabaseUrl = Annotated[
     str, AfterValidator(_by(urls.check_database_url, urls.DATABASE_FORMS)), OneLine(), _masked, urls.DATABASE_FORMS
 ]
-
-
-def _go_dsn(dsn: str) -> str:
-    urls.database_url_of_go_dsn(dsn)
-    return dsn
-
-
 GoDsn = Annotated[str, AfterValidator(_by(_go_dsn, urls.GO_DSN_FORM)), OneLine(), _masked, urls.GO_DSN_FORM]
 RedisUrl = Annotated[
     str, AfterValidator(_by(urls.check_redis_url, urls.REDIS_FORMS)), OneLine(), _masked, urls.REDIS_FORMS
 ]
 Address = Annotated[str, AfterValidator(_by(urls.check_address, "host:port")), OneLine(), "host:port"]
-WebUrl = Annotated[
-    str,
-    AfterValidator(_by(urls.check_web_url, "https://host/path")),
-    OneLine(),
-    _masked,
-    "https://host/path or http://host/path",
-]
-ApiUrl = Annotated[
-    str,
-    AfterValidator(_by(urls.check_api_url, "https://host/path")),
-    OneLine(),
-    _masked,
-    "https://host/path or http://host/path",
-]
+WebUrl = Annotated[str, AfterValidator(_by(urls.check_web_url, "https://host/path")), OneLine(), _masked, _URL]
+#: Its query (`?api-version=...`) is kept by every call.
+ApiUrl = Annotated[str, AfterValidator(_by(urls.check_api_url, "https://host/path")), OneLine(), _masked, _URL]
 ProxyUrl = Annotated[
     str, AfterValidator(_by(urls.check_proxy_url, urls.PROXY_FORM)), OneLine(), _masked, urls.PROXY_FORM
 ]
