@@ -53,7 +53,7 @@ def _tables(settings: Settings) -> Iterator[Any]:
     """What stands in the way of a backup or its restore in the tables of `llm.tables`: a check of `sytq doctor`."""
     from sytq.cli.doctor.finding import OK, WARN, Finding
 
-    from .llm.doctor_tables import ledger
+    from .llm.doctor_database import ledger
 
     callers = list(settings.of(LlmSettings).llm.tables)
     database = ledger(settings)

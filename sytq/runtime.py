@@ -5,7 +5,7 @@ Nothing here connects, starts a thread or touches a global.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -63,10 +63,7 @@ class Runtime:
     def ledger(self) -> Ledger:
         from sytq.ledger.ledger import Ledger
 
-        return Ledger(self.database, self._ended)
-
-    def _ended(self, ids: Sequence[str]) -> Collection[str]:
-        return self.inspection.over(ids)
+        return Ledger(self.database, lambda ids: self.inspection.over(ids))
 
     @cached_property
     def redis(self) -> Redis:

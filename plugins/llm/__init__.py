@@ -65,8 +65,7 @@ T = TypeVar("T")
 
 def _checks(settings: Settings) -> Mapping[str, Any]:
     from .doctor import providers
-    from .doctor_answers import answers
-    from .doctor_tables import tables
+    from .doctor_database import answers, tables
 
     return {"tables": tables, "answers": answers, **providers(settings)}
 

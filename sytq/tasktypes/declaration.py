@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
@@ -12,10 +13,11 @@ from pydantic import BaseModel
 from sytq.blocks import Block
 from sytq.config import Settings
 from sytq.config import TaskType as Policy
+from sytq.ledger.query.fields import STEP
+from sytq.ledger.search_values import MAX_NAME
 from sytq.schedule import Schedule
 from sytq.states import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from sytq.tasktypes.backoff import Backoff
-from sytq.tasktypes.search import search_problem
 
 #: What the service itself has done by a type: announcing ends to callbacks, and bulk operations.
 Role = Literal["announcement", "operation"]
@@ -96,7 +98,7 @@ class task(Options):
                 f"task type '{self.name}': version 1 has no older one for `upgrade`; valid: a version from 2"
             )
         for path in self.search if isinstance(self.search, list | tuple) else [None]:
-            if problem := search_problem(path, self.payload):
+            if problem := _search_problem(path, self.payload):
                 raise ValueError(f"task type '{self.name}': search {path or self.search!r} {problem}")
         taken = set(self.config.model_fields) & set(Policy.model_fields) if self.config else ()
         if taken:
@@ -106,6 +108,23 @@ class task(Options):
 
     def __call__(self, function: Callable[..., Any]) -> Declaration:
         return Declaration(function, self, inspect.getsourcefile(function) or function.__module__)
+
+
+def _search_problem(path: object, payload: type[BaseModel]) -> str | None:
+    """What is wrong with a path below this payload, as the end of a sentence; None if nothing is."""
+    if not isinstance(path, str) or not all(re.fullmatch(STEP, step) for step in path.split(".")):
+        return "is not valid; valid: a list of names, below each other with dots, as in ['order_id', 'customer.id']"
+    if len(f"payload.{path}") > MAX_NAME:
+        return f"is longer than {MAX_NAME - len('payload.')} characters"
+    model: object = payload
+    for step in path.split("."):
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return None  # only a model says what it may have
+        if step not in model.model_fields:
+            open_ = model.model_config.get("extra") == "allow" or model.__pydantic_root_model__
+            return None if open_ else f"is not in the payload; {model.__name__} has {', '.join(model.model_fields)}"
+        model = model.model_fields[step].annotation
+    return None
 
 
 @dataclass(frozen=True)

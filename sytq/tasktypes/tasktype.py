@@ -102,7 +102,8 @@ class TaskType(Options):
         """The fields among `blocks`, as short lines by name."""
         found = [block.values.items() for block in self.blocks(payload, result, version) if isinstance(block, Fields)]
         try:
-            return {str(name): _line(value) for name, value in chain.from_iterable(found) if value is not None}
+            values = {str(name): str(value) for name, value in chain.from_iterable(found) if value is not None}
+            return {name: " ".join(value.split())[:_MAX_SHOWN] for name, value in values.items()}
         except Exception as error:
             return {"show": f"failed: {type(error).__name__}"}
 
@@ -114,10 +115,6 @@ class TaskType(Options):
         if version is not None and version < self.version and self.upgrade is not None:
             payload = self.upgrade(payload, version)
         return validated(self.payload, payload, "payload")
-
-
-def _line(value: object) -> str:
-    return " ".join(str(value).split())[:_MAX_SHOWN]
 
 
 def _bounded(key: str) -> str:

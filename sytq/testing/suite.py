@@ -9,29 +9,59 @@ import logging
 import sys
 import unittest
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import structlog
 
 from sytq.api.dashboard.blocks import Shown, shown
 from sytq.blocks import checked
 from sytq.errors import InvalidInput
+from sytq.ledger.ledger import Ledger
 from sytq.observability import logs
 from sytq.service.dashboard_context import DashboardContext
 from sytq.service.task_view import task_detail
 from sytq.states import RETRYING, SUCCEEDED
 from sytq.tasktypes.declaration import Declaration
 from sytq.tasktypes.payload import encode
-from sytq.testing.crash import Crash, CrashingLedger
 from sytq.testing.fake_http import FakeHttp, Reply
 from sytq.testing.harness import Harness, Run
+
+T = TypeVar("T")
 
 #: Former name of a method -> its name; the former names go with 0.3.
 _RENAMED = {"outside": "fake_http", "trial": "harness"}
 
 #: A reply to every call, and the state of the task after one attempt with it.
 Failure = tuple[Reply | int, str]
+
+
+class Crash(BaseException):
+    """The worker is dead: no handler of the type may stop this exception."""
+
+
+class CrashingLedger(Ledger):
+    """A ledger that dies at `moment`: each write of an attempt has two, before it (even) and after it (odd).
+
+    With None it lives, and `moments` counts them.
+    """
+
+    def __init__(self, ledger: Ledger, moment: int | None = None) -> None:
+        super().__init__(ledger.database)
+        self.moments = 0
+        self._moment = moment
+
+    def fenced(self, task_id: str, token: int, work: Callable[[], T]) -> T:
+        """Every write of a running task passes here."""
+        self._pass()
+        done = super().fenced(task_id, token, work)
+        self._pass()
+        return done
+
+    def _pass(self) -> None:
+        if self._moment is not None and self.moments >= self._moment:
+            raise Crash
+        self.moments += 1
 
 
 class TypeSuite:

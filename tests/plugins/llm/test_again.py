@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from sytq_plugins.llm.doctor_answers import answers as doctor
+from sytq_plugins.llm.doctor_database import answers as doctor
 from sytq_plugins.llm.spend import SpendRow
 
 from sytq.errors import Fail, Retry

@@ -1,22 +1,26 @@
-"""Checks the answers of yesterday and today: those of no use for a reason that a setting removes. Calls no provider."""
+"""Checks what the database has: the callers' tables, and the answers of yesterday and today. Creates no SQLite file."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import peewee
 
 from sytq import clock
-from sytq.cli.doctor.finding import WARN, Finding
+from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable
-from sytq.ledger.database import read
+from sytq.ledger.database import open_database, read
 
-from .doctor_tables import ledger
+from .config import LlmSettings
+from .obstacles import obstacles
 from .spend import SpendRow
 
+_TIMEOUT = 2.0
 #: outcome -> the share of a provider's calls from which it is no accident, what happened, what to do
 _OUTCOMES = {
     "other_finish_reason": (0.0, "ended with a word that sytq does not know", "the log (finish_reason not accepted)"
@@ -27,8 +31,35 @@ _OUTCOMES = {
 }  # fmt: skip
 
 
+def ledger(settings: Settings) -> peewee.Database | None:
+    """The database; None without its SQLite file, which the check of the database reports."""
+    parts = urlsplit(settings.database_url)
+    if parts.scheme == "sqlite" and not Path(unquote(parts.path[1:])).exists():
+        return None
+    return open_database(settings.database_url, pool=1, timeout=_TIMEOUT)
+
+
+def tables(settings: Settings) -> Iterator[Finding]:
+    """What stands in the way in each table of `llm.tables`."""
+    llm = settings.of(LlmSettings).llm
+    database = ledger(settings)
+    if database is None:
+        return
+    for table in llm.tables:
+        check = f"table {table}"
+        try:
+            found = obstacles(database, table, llm.status_labels)
+        except (DatabaseUnavailable, peewee.PeeweeException):
+            yield Finding(check, WARN, "unknown while the database is unavailable", "see the check of the database")
+            return
+        if not found:
+            yield Finding(check, OK, "rows can be read and written")
+        for obstacle in found:
+            yield Finding(check, FAIL if obstacle.stops else WARN, obstacle.said, obstacle.todo)
+
+
 def answers(settings: Settings) -> Iterator[Finding]:
-    """A warning for each such reason and provider; nothing where there is none."""
+    """A warning for each provider and reason of answers without use that a setting removes. Calls no provider."""
     database = ledger(settings)
     if database is None:
         return
