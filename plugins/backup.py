@@ -24,7 +24,7 @@ from sytq.ledger.database import open_database
 from .llm.config import LlmSettings
 from .llm.row import ValuationRecord
 
-_NAME = re.compile(r"backup-(\d{8}T\d{6}Z)-[0-9a-f]{12}\.jsonl\.gz")
+_NAME = re.compile(r"backup-\d{8}T\d{6}Z-[0-9a-f]{12}\.jsonl\.gz")
 _TIME = "%Y%m%dT%H%M%SZ"
 _FORGOTTEN = 86400.0  # seconds after which a partial file is deleted
 _AT_LEAST = 3600.0  # seconds for an attempt at least: the default of five minutes is too short for gigabytes
@@ -163,8 +163,6 @@ def kept(names: list[str], config: Config) -> set[str]:
     for number, period in periods:
         newest: dict[object, str] = {}
         for name in names:
-            match = _NAME.fullmatch(name)
-            assert match
-            newest.setdefault(period(dt.datetime.strptime(match[1], _TIME)), name)
+            newest.setdefault(period(dt.datetime.strptime(name.split("-")[1], _TIME)), name)
         keep |= set(list(newest.values())[:number])
     return keep

@@ -21,32 +21,10 @@ if TYPE_CHECKING:
     from sytq.tasktypes.tasktype import TaskType
 
 __all__ = [
-    "AsyncContext",
-    "Backoff",
-    "Breaker",
-    "Cancelled",
-    "Command",
-    "Context",
-    "Counter",
-    "DashboardContext",
-    "DashboardPage",
-    "Death",
-    "Declaration",
-    "Explanation",
-    "Fail",
-    "Histogram",
-    "Limiter",
-    "Lost",
-    "Outcome",
-    "Permit",
-    "Plugin",
-    "Retry",
-    "Schedule",
-    "TaskType",
-    "Transaction",
-    "Waiting",
-    "task",
-]
+    "AsyncContext", "Backoff", "Breaker", "Cancelled", "Command", "Context", "Counter", "DashboardContext",
+    "DashboardPage", "Death", "Declaration", "Explanation", "Fail", "Histogram", "Limiter", "Lost", "Outcome", "Permit",
+    "Plugin", "Retry", "Schedule", "TaskType", "Transaction", "Waiting", "task",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOMES = {

@@ -63,20 +63,16 @@ class Isolated:
         self.found = False  # whether it has run any
         self._broker = broker
         self._executor = broker.executor
-        self._redis = runtime.redis
-        self._keys = runtime.keys
-        self._hold = runtime.hold
+        self._runtime = runtime
         self._max_tasks = max_tasks
         self._queues = queues
-        self._shutdown_timeout = runtime.settings.worker.shutdown_timeout
         self._parent = os.getppid()
-        self._threads = runtime.settings.worker.threads
 
     def run(self) -> None:
-        executor = self._executor
+        executor, settings = self._executor, self._runtime.settings.worker
         self._broker.emit_after("process_boot")
-        executor.start(threads=self._threads, loop_slots=0)
-        watchdog = executor.watch(lambda: (), lambda: None, self._shutdown_timeout)
+        executor.start(threads=settings.threads, loop_slots=0)
+        watchdog = executor.watch(lambda: (), lambda: None, settings.shutdown_timeout)
         try:
             while not executor.stopping.is_set() and os.getppid() == self._parent:
                 try:
@@ -93,16 +89,16 @@ class Isolated:
         finally:
             watchdog.stop()
             executor.stopping.set()
-            executor.stop(self._shutdown_timeout)
+            executor.stop(settings.shutdown_timeout)
 
     def _may_start(self) -> bool:
         try:
-            return self._hold.look()
+            return self._runtime.hold.look()
         except DatabaseUnavailable:
             return True  # by the last look of the worker that started this process
 
     def _take(self) -> list[Delivery]:
-        executor, keys = self._executor, self._keys
+        executor, keys = self._executor, self._runtime.keys
         names = [keys.live, keys.events, keys.workers, keys.epoch, keys.paused, keys.crashes]
         args: list[Any] = [GROUP, executor.name, int(executor.lease * 1000), self._max_tasks]
         for queue in self._queues:
@@ -111,7 +107,7 @@ class Isolated:
             limit = executor.limits.get(queue, QueueLimit())
             args += [limit.running, limit.starts, int(limit.window * 1000)]
         asked = time.monotonic()
-        found = [(names[item[0] - 1], *item[1:]) for item in self._redis.call("isolate", names, args)]
+        found = [(names[item[0] - 1], *item[1:]) for item in self._runtime.redis.call("isolate", names, args)]
         deliveries = []
         for queue in self._queues:
             items = [item for item in found if item[0] in keys.streams(queue)]

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sytq.http import Guard
     from sytq.ledger.ledger import Ledger
     from sytq.ledger.pairing import LedgerHalf
-    from sytq.service.cards import CardMaker
     from sytq.service.comparison import Comparison
     from sytq.service.control import Operator
     from sytq.service.hold import Hold
@@ -101,11 +100,11 @@ class Runtime:
 
         return Cards(self.redis, self.keys, self.settings.worker.liveness)
 
-    def comparison(self, own: CardMaker | None = None) -> Comparison:
-        """Compares all processes, and `own` beside them."""
+    def comparison(self) -> Comparison:
+        """Compares all processes."""
         from sytq.service.comparison import Comparison
 
-        return Comparison(self.cards, self.inspection, self.ledger_half, self.redis_half, own)
+        return Comparison(self.cards, self.inspection, self.ledger_half, self.redis_half)
 
     @cached_property
     def ledger_half(self) -> LedgerHalf:

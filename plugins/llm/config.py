@@ -190,6 +190,13 @@ class Llm(Section):
         return self.budgets.get(owner, self.budgets.get("*"))
 
 
+#: Settings of contract A's section that a provider has by the same name.
+_DEEPSEEK = (
+    *(f"deepseek.{name}" for name in ("api_key", "base_url", "model", "max_tokens")),
+    *(f"deepseek.circuit_breaker.{name}" for name in CircuitBreaker.model_fields),
+)
+
+
 class LlmSettings(Section):
     """The sections; `deepseek` is contract A's form of the provider of that name."""
 
@@ -198,17 +205,8 @@ class LlmSettings(Section):
     llm: Llm = DEFAULTS
 
     older: ClassVar[Mapping[str, str]] = {
-        "providers.deepseek.api_key": "deepseek.api_key",
-        "providers.deepseek.base_url": "deepseek.base_url",
-        "providers.deepseek.model": "deepseek.model",
-        "providers.deepseek.max_tokens": "deepseek.max_tokens",
-        "providers.deepseek.first_content": "deepseek.timeout",
-        "providers.deepseek.silence": "deepseek.timeout",
-        "providers.deepseek.total": "deepseek.timeout",
-        **{
-            f"providers.deepseek.circuit_breaker.{name}": f"deepseek.circuit_breaker.{name}"
-            for name in CircuitBreaker.model_fields
-        },
+        **{f"providers.{key}": key for key in _DEEPSEEK},
+        **{f"providers.deepseek.{name}": "deepseek.timeout" for name in ("first_content", "silence", "total")},
     }
 
     @field_validator("providers", mode="before")
@@ -227,11 +225,7 @@ class LlmSettings(Section):
         root = _api_root(str(own.get("base_url", block.base_url))).partition("?")[0].removesuffix("/v1")
         base["balance_url"] = f"{root}/user/balance"
         if "timeout" in block.model_fields_set:
-            base |= {
-                "first_content": block.timeout,
-                "silence": block.timeout,
-                "total": max(300.0, block.timeout),
-            }
+            base |= {"first_content": block.timeout, "silence": block.timeout, "total": max(300.0, block.timeout)}
         return {"deepseek": base | own} | {name: value for name, value in providers.items() if name != "deepseek"}
 
     @field_validator("llm")

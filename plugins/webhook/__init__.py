@@ -68,11 +68,7 @@ async def webhook(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     return await deliver(ctx, payload)
 
 
-@_request(
-    "callback",
-    retry=Backoff(first="5s", factor=2, max="1h", max_age="24h", jitter=0.2),
-    role="announcement",
-)
+@_request("callback", retry=Backoff(first="5s", factor=2, max="1h", max_age="24h", jitter=0.2), role="announcement")
 async def callback(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     """Announce the end of another task, with growing delays for up to 24 h, until the response is a 2xx."""
     return await deliver(ctx, payload, announces=True)

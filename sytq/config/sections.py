@@ -185,9 +185,7 @@ class ScheduleEntry(Section):
         return self
 
     def schedule(self) -> Schedule:
-        return Schedule(
-            every=self.every, cron=self.cron, timezone=self.timezone, payload=self.payload, missed=self.missed
-        )
+        return Schedule(**self.model_dump(include={"every", "cron", "timezone", "payload", "missed"}))
 
 
 class Stream(Section):

@@ -21,7 +21,6 @@ from sytq.config.sections import Stream
 from sytq.errors import DatabaseUnavailable, InvalidInput, RedisUnavailable
 from sytq.executor.executor import Executor
 from sytq.executor.slots import SlotKind
-from sytq.executor.watchdog import turn
 from sytq.ids import derived_id
 from sytq.ledger.database import read
 from sytq.ledger.ledger import Ledger, NewTask
@@ -93,7 +92,6 @@ class StreamLoop(Loop):
         self._log = log.bind(stream=settings.stream)
 
     def step(self) -> float:
-        turn()
         try:
             return self._read_and_finish()
         except NoGroup:

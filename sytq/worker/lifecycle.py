@@ -72,9 +72,7 @@ class Lifecycle(Middleware):
         except OSError as error:
             log.warning("liveness file not created: probes will find no worker here", error=str(error))
         self._watchdog = self._executor.watch(
-            lambda: [*worker.consumers.values(), *self._loops],
-            self._healthy,
-            self._settings.shutdown_timeout,
+            lambda: [*worker.consumers.values(), *self._loops], self._healthy, self._settings.shutdown_timeout
         )
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
