@@ -234,7 +234,8 @@ class AsyncContext(Attempt):
         try:
             await asyncio.shield(saving)
         except asyncio.CancelledError:
-            saving.add_done_callback(_retrieve)  # nobody else reads it: the attempt is over
+            # Reads its exception: the attempt is over, and asyncio warns of one that nobody has seen.
+            saving.add_done_callback(lambda future: future.cancelled() or future.exception())
             await asyncio.wait((saving,), timeout=_LAST_WRITE)  # the result may be paid for
             raise
 
@@ -315,9 +316,3 @@ def _until_turn(before: list[Task], now: dt.datetime) -> float:
     elif first.scheduled_at:
         wait = (first.scheduled_at - now).total_seconds()
     return min(max(wait, 0.0) + 0.25 * len(before), 60.0)
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Read the exception of a future, so that asyncio does not warn of one that nobody has seen."""
-    if not future.cancelled():
-        future.exception()

@@ -85,11 +85,16 @@ class Stops:
             return
         executes = self._executes(pending)
         for entry, stop in pending.items():
-            self._apply(stop, [pair for pair in executes[stop.message.task_id] if order(pair[0]) < order(entry)])
+            earlier = [pair for pair in executes[stop.message.task_id] if order(pair[0]) < order(entry)]
+            stop.applied = all([self._cancel(*execute) for execute in earlier])  # a list: every task is cancelled
+            if stop.applied and (earlier or stop.taken):
+                log.info("tasks stopped" if earlier else "nothing to stop", stream_task=stop.message.task_id)
         self._tried = time.monotonic()
         done = [entry for entry, stop in pending.items() if stop.applied and stop.taken]
         self._stream.finish(done)
-        self._forget(done)
+        last = order(self._stream.last_taken())  # Redis has delivered what stands before it, here or to another worker
+        kept = {entry: stop for entry, stop in self._stops.items() if stop.taken or order(entry) > last}
+        self._stops = {entry: stop for entry, stop in kept.items() if entry not in done}
 
     def _executes(self, stops: dict[bytes, _Stop]) -> dict[int, list[tuple[bytes, Message]]]:
         """Return the unfinished execute messages before the last of these stops, by the task ids of the stops."""
@@ -99,17 +104,6 @@ class Stops:
             if message and message.action == EXECUTE and message.task_id in executes:
                 executes[message.task_id].append((entry, message))
         return executes
-
-    def _apply(self, stop: _Stop, executes: list[tuple[bytes, Message]]) -> None:
-        stop.applied = all([self._cancel(*execute) for execute in executes])  # a list: every task is cancelled
-        if stop.applied and (executes or stop.taken):
-            log.info("tasks stopped" if executes else "nothing to stop", stream_task=stop.message.task_id)
-
-    def _forget(self, done: list[bytes]) -> None:
-        """Forget these stops, and the stops that Redis has delivered to another worker since."""
-        last = order(self._stream.last_taken())
-        kept = {entry: stop for entry, stop in self._stops.items() if stop.taken or order(entry) > last}
-        self._stops = {entry: stop for entry, stop in kept.items() if entry not in done}
 
 
 def _message(entry: bytes, fields: dict[bytes, bytes]) -> Message | None:

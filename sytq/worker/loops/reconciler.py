@@ -167,9 +167,7 @@ class Reconciler(LeasedLoop):
         good = []
         for row in rows:
             try:
-                check_names(row.type, row.queue or DEFAULT_QUEUE, row.priority or DEFAULT_PRIORITY)
-                _check_payload(row.payload)
-                _check_times(row)
+                _check(row)
                 good.append(row)
             except InvalidInput as error:
                 log.error("row cannot be dispatched", task_id=row.id, error=str(error))
@@ -180,14 +178,13 @@ class Reconciler(LeasedLoop):
         return good
 
 
-def _check_payload(text: str) -> None:
+def _check(row: Task) -> None:
+    """Raises InvalidInput for a row that cannot be a message."""
+    check_names(row.type, row.queue or DEFAULT_QUEUE, row.priority or DEFAULT_PRIORITY)
     try:
-        json.loads(text)
+        json.loads(row.payload)
     except (ValueError, RecursionError):
         raise InvalidInput("payload", "is not JSON") from None
-
-
-def _check_times(row: Task) -> None:
     for name in ("created_at", "scheduled_at", "revived_at"):
         # SQLite stores any text, and Peewee returns what it cannot parse.
         if not isinstance(getattr(row, name), dt.datetime | None):
