@@ -48,7 +48,7 @@ class Cron:
             if wall is None:
                 return
             tick = wall.replace(tzinfo=dt.UTC) - offset
-            change = self._first_change(period, tick)
+            change = next(self._changes(period, tick), None)
             if change is None:
                 yield tick
                 start = period = tick
@@ -62,7 +62,7 @@ class Cron:
             if wall is None:
                 return None
             tick = wall.replace(tzinfo=dt.UTC) - offset
-            change = self._last_change(tick, end)
+            change = max(self._changes(tick, end), default=None)
             if change is None:
                 return tick
             end = change - _SECOND
@@ -86,26 +86,15 @@ class Cron:
         moment = wall.replace(tzinfo=self._zone).astimezone(dt.UTC)
         if _naive(moment.astimezone(self._zone)) == wall:
             return moment
-        gap = self._first_change(wall.replace(tzinfo=self._zone, fold=1).astimezone(dt.UTC), moment)
-        assert gap is not None
-        return gap
+        return next(self._changes(wall.replace(tzinfo=self._zone, fold=1).astimezone(dt.UTC), moment))
 
-    def _first_change(self, start: dt.datetime, end: dt.datetime) -> dt.datetime | None:
-        """The first change of the offset in (start, end], looked for day by day."""
+    def _changes(self, start: dt.datetime, end: dt.datetime) -> Iterator[dt.datetime]:
+        """The changes of the offset in (start, end], looked for day by day."""
         while start < end:
             following = min(start + _DAY, end)
             if self._offset(following) != self._offset(start):
-                return self._change(start, following)
+                yield self._change(start, following)
             start = following
-        return None
-
-    def _last_change(self, start: dt.datetime, end: dt.datetime) -> dt.datetime | None:
-        while start < end:
-            preceding = max(end - _DAY, start)
-            if self._offset(preceding) != self._offset(end):
-                return self._change(preceding, end)
-            end = preceding
-        return None
 
     def _change(self, start: dt.datetime, end: dt.datetime) -> dt.datetime:
         """The second in (start, end] from which on the offset is that of `end`."""

@@ -47,10 +47,9 @@ def most(provider: Provider, model: str, size: int, max_tokens: int, at: dt.date
 
 
 def _price(prices: list[Price], at: dt.datetime) -> Price | None:
-    holding = [price for price in prices if price.since <= at.date() and _in(price.hours, at)]
     latest = max((price.since for price in prices if price.since <= at.date()), default=None)
     # A later day replaces all earlier prices, for every hour.
-    holding = [price for price in holding if price.since == latest]
+    holding = [price for price in prices if price.since == latest and _in(price.hours, at)]
     return max(holding, key=lambda price: price.hours is not None, default=None)
 
 

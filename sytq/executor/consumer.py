@@ -107,14 +107,8 @@ class StreamConsumer(Consumer):
 
     def _needs(self) -> tuple[set[SlotKind], list[str]]:
         """The kinds of slots of this queue's types, and the types that run on threads."""
-        kinds: set[SlotKind] = set()
-        types = []
-        for name, actor in self._actors.items():
-            if actor.queue_name == self._queue:
-                kinds.add(actor.options["slot"])
-                if actor.options["slot"] == "thread":
-                    types.append(name)
-        return kinds or {"thread"}, types
+        own = {name: actor.options["slot"] for name, actor in self._actors.items() if actor.queue_name == self._queue}
+        return set(own.values()) or {"thread"}, [name for name, slot in own.items() if slot == "thread"]
 
     def _fetch(self, slots: int) -> tuple[list[tuple[Any, ...]], list[tuple[str, bytes]], int]:
         """Call fetch.lua: return tasks, or the streams to wait for and the longest wait in milliseconds."""

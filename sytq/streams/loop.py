@@ -6,10 +6,11 @@ repeating a step after a crash is harmless.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -268,25 +269,18 @@ class StreamLoop(Loop):
     def _cancel(self, entry: bytes, message: Message) -> bool:
         """Cancel a message's task; False when the worker with the message has not accepted the task yet."""
         held = self._held.get(entry)
-        by = f"stop from {self._settings.stream}"
-        try:
-            self._operator.cancel(held.task_id if held else message_task_id(self._settings.stream, message.id), by)
-            return True
-        except InvalidInput:
-            holder = self._holder(message)
-        try:
-            if holder:
-                self._operator.cancel(holder, by)
-            return holder is not None
-        except InvalidInput:
-            return False
+        own = held.task_id if held else message_task_id(self._settings.stream, message.id)
+        candidates: tuple[Callable[[], str | None], ...] = (lambda: own, lambda: self._holder(message))
+        for find in candidates:
+            with contextlib.suppress(InvalidInput):  # there is no such task
+                if (task_id := find()) is not None:
+                    self._operator.cancel(task_id, f"stop from {self._settings.stream}")
+                    return True
+        return False
 
     def _holder(self, message: Message) -> str | None:
-        """Return the unfinished task with the unique key of this message's task."""
-        try:
-            key = self._prepare(message).unique_key
-        except InvalidInput:
-            return None
+        """Return the unfinished task with the unique key of this message's task. Raises InvalidInput."""
+        key = self._prepare(message).unique_key
         if key is None:
             return None
         row = read(self._ledger.database, lambda: UniqueKey.get_or_none(UniqueKey.unique_key == key))
