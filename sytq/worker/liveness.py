@@ -28,7 +28,7 @@ class LivenessFile:
     """This process's own file in its group's folder. Raises OSError when it cannot be made."""
 
     def __init__(self, place: Path) -> None:
-        self._file = _file(place, os.getpid())
+        self._file = place / str(os.getpid())
         self._file.touch()  # at once: a process that ends removes an empty folder
         self._removed = False
 
@@ -48,7 +48,7 @@ class LivenessFile:
 def remove(place: Path, pid: int) -> None:
     """Remove the file of a process that has died: another process may get its id."""
     with contextlib.suppress(OSError):
-        _file(place, pid).unlink()
+        (place / str(pid)).unlink()
 
 
 def read_liveness(place: Path) -> list[ProcessLiveness]:
@@ -71,7 +71,3 @@ def can_be_written(place: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _file(place: Path, pid: int) -> Path:
-    return place / str(pid)
