@@ -18,6 +18,7 @@ from pathlib import Path
 from bench.broker import Run, envelopes, wait
 from sytq import Breaker, Limiter, Permit
 from sytq.broker.connection import Redis
+from sytq.broker.handover import Handover
 from sytq.broker.keys import Keys
 from sytq.broker.limiters import Limiters
 
@@ -25,7 +26,7 @@ SECONDS = 0.2  # of a task; as in bench_types.py
 
 
 def pass_through(url: str, number: int, seconds: float) -> int:
-    limiters = Limiters(Redis(url), Keys("sytq"), 4.0, ["default"])
+    limiters = Limiters(Redis(url), Keys("sytq"), 4.0, Handover(Keys("sytq"), ["default"], {}))
     ours = (
         Limiter("provider:bench", concurrency=1000, adaptive=True, breaker=Breaker()),
         Limiter("model:bench", concurrency=100),

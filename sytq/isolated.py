@@ -19,11 +19,11 @@ import structlog
 
 from sytq import config
 from sytq.broker.delivery import Delivery
+from sytq.broker.handover import QueueLimit
 from sytq.broker.keys import GROUP
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.executor.broker import StreamsBroker
 from sytq.executor.consumer import StreamConsumer
-from sytq.executor.executor import QueueLimit
 from sytq.exit_status import NONE_FOUND
 from sytq.observability import logs
 from sytq.runtime import Runtime, build
@@ -104,8 +104,7 @@ class Isolated:
         for queue in self._queues:
             names += [keys.suspects(queue), keys.parked(queue), keys.rate(queue)]
             names += [keys.stream(queue, priority) for priority in PRIORITIES]
-            limit = executor.limits.get(queue, QueueLimit())
-            args += [limit.running, limit.starts, int(limit.window * 1000)]
+            args += executor.limits.get(queue, QueueLimit()).args
         asked = time.monotonic()
         found = [(names[item[0] - 1], *item[1:]) for item in self._runtime.redis.call("isolate", names, args)]
         deliveries = []

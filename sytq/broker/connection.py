@@ -74,7 +74,7 @@ _DEMOTED = ("READONLY", "UNBLOCKED")
 #: A certificate is verified as `sytq.tls` verifies it.
 _TLS = {"ssl_exclude_verify_flags": STRICTER, "ssl_include_verify_flags": LOOSER}
 
-_LIMITERS = ("_paused.lua", "_limiters.lua", "_grant.lua", "_wait_queue.lua")
+_LIMITERS = ("_room.lua", "_paused.lua", "_limiters.lua", "_grant.lua", "_wait_queue.lua")
 
 
 class Redis:
@@ -278,7 +278,13 @@ def _text(name: str) -> str:
     match name.removesuffix(".lua"):
         case "fetch":
             limiters = _function("limiters()", ["_limiters.lua", "_grant.lua", "_wait_queue.lua", "_admit.lua"])
-            text = _parts([*before, "_entry.lua", "_paused.lua"]) + limiters + _parts(["_start.lua", "_reclaim.lua"])
+            text = (
+                _parts([*before, "_room.lua", "_entry.lua", "_paused.lua"])
+                + limiters
+                + _parts(["_start.lua", "_reclaim.lua"])
+            )
+        case "isolate":
+            text = _parts([*before, "_room.lua"])
         case "ack":
             releasing = ["_release.lua", "_release_fetched.lua"]
             limiters = _function("limiters(released, refused)", [*_LIMITERS, *releasing])

@@ -61,7 +61,7 @@ class Keys:
         self.limiter_settings = self._key("gates", "settings")
         #: ZSET "limiter|task|token|permit|acquired": the held permits.
         self.permits = self._key("gates", "places")
-        #: ZSET "limiter|1|created|task": the tasks that wait for a permit, oldest first.
+        #: ZSET "limiter|1|created|task": the tasks that wait for a permit, oldest first; see _limiters.lua.
         self.wait_queues = self._key("gates", "line")
         #: HASH task -> the awaited permit, as JSON.
         self.waiting = self._key("gates", "waiting")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from sytq.broker.keys import Keys
+from sytq.broker.handover import Handover
+from sytq.broker.keys import GROUP, Keys
 from sytq.broker.limiter import Permit, check_limiter_name
 from sytq.errors import Lost, RedisUnavailable, Waiting
 from sytq.observability.outages import log_failure
@@ -58,21 +59,21 @@ class TypePause:
 
 
 class Limiters:
-    """Acquires and releases permits; a release may start waiting tasks of `queues`."""
+    """Acquires and releases permits; a release hands them over to waiting tasks of the queues of `handover`."""
 
     def __init__(
         self,
         redis: Redis,
         keys: Keys,
         liveness: float,
-        queues: Iterable[str] = (),
+        handover: Handover | None = None,
         epoch: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         self._redis = redis
         self._keys = keys
         self._names = limiter_keys(keys)
         self._liveness = liveness
-        self._queues = queues
+        self.handover = handover or Handover(keys, (), {})
         self._epoch = epoch  # of the Redis that this worker knows
         self._held: dict[str, Permit] = {}
         self._suspended_until = 0.0
@@ -147,10 +148,11 @@ class Limiters:
                 self._held.pop(permit.id + permit.task_id, None)
             if not args:
                 return
-            queues = self.queues
-            names = [*self._names, *handover_keys(self._keys, queues)]
+            keys, queues = self.handover.keys_and_args()
             try:
-                changes = self._redis.call("limiter_release", names, [self.liveness_ms, len(queues), *queues, *args])
+                changes = self._redis.call(
+                    "limiter_release", [*self._names, *keys], [self.liveness_ms, GROUP, *queues, *args]
+                )
             except RedisUnavailable as error:
                 log_failure(log, "permits not released: Redis unavailable", error)
                 return
@@ -254,11 +256,6 @@ class Limiters:
     def liveness_ms(self) -> int:
         return int(self._liveness * 1000)
 
-    @property
-    def queues(self) -> list[str]:
-        """The queues whose waiting tasks a release may start."""
-        return list(self._queues)
-
 
 @contextlib.contextmanager
 def _locked(permits: Iterable[Permit]) -> Iterator[None]:
@@ -284,12 +281,3 @@ def state_keys(keys: Keys) -> list[str]:
     """Return the keys with the state of limiters, in the order of _limiter_keys.lua."""
     own = [keys.limiters, keys.limiter_settings, keys.permits, keys.wait_queues]
     return [*own, keys.waiting, keys.acquisitions, keys.limiters_due, keys.configured, keys.paused]
-
-
-def handover_keys(keys: Keys, queues: Iterable[str]) -> list[str]:
-    """Return the keys with which a script hands permits over to tasks of `queues`, in the order of _wait_queue.lua."""
-    return [
-        key
-        for queue in queues
-        for key in (keys.delayed(queue), keys.bodies(queue), keys.called(queue), *keys.streams(queue))
-    ]

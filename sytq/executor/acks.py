@@ -18,7 +18,7 @@ from sytq.batcher import Batcher
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.broker.keys import GROUP, Keys
-from sytq.broker.limiters import Limiters, handover_keys, log_changes, state_keys
+from sytq.broker.limiters import Limiters, log_changes, state_keys
 from sytq.errors import RedisUnavailable
 from sytq.observability.outages import log_failure
 
@@ -105,8 +105,8 @@ class Acks:
         slots: dict[tuple[str, str], int] = {}
         # The queues of the tasks that the released permits may be handed over to.
         limited = any(run.permit or (run.outcome and run.outcome.permit) for run in batch)
-        queues = self._limiters.queues if limited else []
-        args: list[str | bytes | int] = [GROUP, self._consumer, self._limiters.liveness_ms, len(queues), *queues]
+        of_queues, queues = self._limiters.handover.keys_and_args() if limited else ([], [0])
+        args: list[str | bytes | int] = [GROUP, self._consumer, self._limiters.liveness_ms, *queues]
         for run in batch:
             outcome = run.outcome or Outcome("retry", delay=5.0, error="the run ended without an outcome")
             slot = slots.setdefault((run.stream, run.queue_name), len(slots) + 1)
@@ -132,7 +132,7 @@ class Acks:
             ]
         keys = self._keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
-        names += [keys.crashes, keys.workers, *state_keys(keys), *handover_keys(keys, queues)]
+        names += [keys.crashes, keys.workers, *state_keys(keys), *of_queues]
         for stream, queue in slots:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         answers = self._redis.call("ack", names, args)

@@ -16,12 +16,13 @@ from dramatiq.errors import DecodeError
 
 from sytq.broker.connection import NoGroup
 from sytq.broker.delivery import Delivery, Outcome
+from sytq.broker.handover import QueueLimit
 from sytq.broker.keys import GROUP
 from sytq.broker.limiter import Permit
 from sytq.broker.limiters import state_keys
 from sytq.broker.priorities import Turn
 from sytq.errors import RedisUnavailable
-from sytq.executor.executor import Executor, QueueLimit
+from sytq.executor.executor import Executor
 from sytq.executor.slots import SlotKind
 from sytq.executor.watchdog import turn
 from sytq.observability.outages import log_failure
@@ -120,7 +121,7 @@ class StreamConsumer(Consumer):
         names += [keys.crashes, keys.departed, keys.suspects(self._queue), keys.recorded]
         names += [keys.delayed(self._queue), keys.bodies(self._queue), keys.bell, *state_keys(keys)]
         first = len(names) + 1
-        args: list[Any] = [GROUP, executor.name, slots, limit.running, limit.starts, int(limit.window * 1000)]
+        args: list[Any] = [GROUP, executor.name, slots, *limit.args]
         args += [int(executor.lease * 1000), executor.max_crashes, executor.recorded()]
         sweep = time.monotonic() - self._swept >= _TICK
         args += [1 if sweep else 2 if self._left else 0, executor.limiters.granting, executor.limited_types]

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -15,6 +14,7 @@ from dramatiq import Broker
 
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
+from sytq.broker.handover import Handover, QueueLimit
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.limiter import Limiter, configured, settings_of
 from sytq.broker.limiters import Limiters
@@ -34,15 +34,6 @@ _FLUSH = 10.0
 #: A thread without progress for this long (seconds) is lost. Every loop turns within seconds, also while Redis or the
 #: database is unavailable: their timeouts are 5 s each.
 _STALLED = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimit:
-    """Of a queue, over all workers: `running` tasks at once, `starts` within any `window` seconds; 0 is no limit."""
-
-    running: int = 0
-    starts: int = 0
-    window: float = 60.0
 
 
 class Executor:
@@ -81,7 +72,8 @@ class Executor:
         self.recorded: Callable[[], int] = lambda: 0  # the position that Redis had at the last look (sytq.service.hold)
         self.slots = Slots(settings.max_running)
         limited = {queue for queue, limit in self.limits.items() if limit.running}
-        self.limiters = Limiters(task_redis, keys, self.lease, broker.queues, lambda: self.heartbeat.epoch)
+        handover = Handover(keys, broker.queues, self.limits)
+        self.limiters = Limiters(task_redis, keys, self.lease, handover, lambda: self.heartbeat.epoch)
         self.event_loop = EventLoop(broker, hooks, self.stopping, self._finished)
         self.acks = Acks(self.event_loop.loop, redis, keys, self.name, limited, self.limiters, self._untrack)
         check = partial(check_rights, heartbeat_redis, keys, settings.stream_keys)

@@ -11,7 +11,7 @@ from sytq.broker.limiters import Limiters
 
 
 def test_metrics_show_configured_limiters_and_not_every_host(make_api: Any, redis_url: str) -> None:
-    limiters = Limiters(Redis(redis_url), Keys("sytq"), 4.0, [])
+    limiters = Limiters(Redis(redis_url), Keys("sytq"), 4.0)
     for n in range(30):
         limiters.acquire(Permit(f"t{n}", 1, 1, [Limiter(f"host:h{n:02}.example.org:443")], 0))
     limiters.acquire(Permit("t", 1, 1, [Limiter("provider:p", concurrency=2)], 0))

@@ -6,14 +6,15 @@ It asserts nothing about the results: the tests do.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sytq.broker.connection import Redis
 from sytq.broker.dispatcher import Dispatcher, Envelope
+from sytq.broker.handover import Handover, QueueLimit
 from sytq.broker.keys import GROUP, RECORDER, Keys
-from sytq.broker.limiters import Limiters, handover_keys, limiter_keys, state_keys
+from sytq.broker.limiters import Limiters, limiter_keys, state_keys
 from sytq.broker.operations import Operations
 from sytq.states import PRIORITIES
 from tests.broker import clock
@@ -43,22 +44,25 @@ class Seen:
 
 
 class Bench:
-    """One queue and the calls that workers make on it."""
+    """One queue and the calls that workers make on it; permits are handed over to tasks of all `queues`."""
 
     left = 0  # whether the last fetch left entries of dead workers
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, queue: str = "q", queues: Sequence[str] = ("q",)) -> None:
+        self.queue = queue
         self.redis, self.keys = Redis(url), Keys("sytq")
         self.dispatcher = Dispatcher(self.redis, self.keys)
-        self.streams = self.keys.streams("q")
+        self.streams = self.keys.streams(queue)
+        self.limits: dict[str, QueueLimit] = {}  # what the workers' configuration has of the queues
+        self.handover = Handover(self.keys, queues, self.limits)
         self.operations = Operations(self.redis, self.keys)
         self.limiters = Limiters(self.redis, self.keys, LEASE_MS / 1000)
         self.make_groups()
 
     def make_groups(self) -> None:
         for stream in self.streams:
-            self.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
-        self.redis.ask("XGROUP", "CREATE", self.keys.events, RECORDER, "0", "MKSTREAM")
+            self.redis.make_group(stream, GROUP)
+        self.redis.make_group(self.keys.events, RECORDER)
 
     def dispatch(
         self,
@@ -75,7 +79,7 @@ class Bench:
         return self.dispatcher.dispatch(
             [
                 Envelope(
-                    *(task_id, "t", "q", priority, payload, created_ms, due_ms, attempts, max_attempts),
+                    *(task_id, "t", self.queue, priority, payload, created_ms, due_ms, attempts, max_attempts),
                     token=token,
                     limiters=limiters,
                 )
@@ -96,10 +100,17 @@ class Bench:
         permits: str | bytes = "",
         types: str = "",
     ) -> dict[str, Item]:
-        keys = self.keys
-        names = [keys.live, keys.events, keys.workers, keys.stats, keys.parked("q"), keys.rate("q")]
-        names += [keys.queue_bell("q"), keys.epoch, keys.cancels, keys.called("q"), keys.crashes]
-        names += [keys.departed, keys.suspects("q"), keys.recorded, keys.delayed("q"), keys.bodies("q"), keys.bell]
+        keys, queue = self.keys, self.queue
+        names = [keys.live, keys.events, keys.workers, keys.stats, keys.parked(queue), keys.rate(queue)]
+        names += [keys.queue_bell(queue), keys.epoch, keys.cancels, keys.called(queue), keys.crashes]
+        names += [
+            keys.departed,
+            keys.suspects(self.queue),
+            keys.recorded,
+            keys.delayed(self.queue),
+            keys.bodies(self.queue),
+            keys.bell,
+        ]
         names += [*state_keys(keys), *self.streams]
         args = [GROUP, worker, slots, limit, rate, window_ms, LEASE_MS, max_crashes, recorded, int(sweep), permits]
         args += [types, *(f"{index}:{entry_or_id}" for index, entry_or_id in held)]
@@ -112,7 +123,7 @@ class Bench:
         """Start suspects in an isolated process; their stream index is that of `fetch`."""
         keys = self.keys
         names = [keys.live, keys.events, keys.workers, keys.epoch, keys.paused, keys.crashes]
-        names += [keys.suspects("q"), keys.parked("q"), keys.rate("q"), *self.streams]
+        names += [keys.suspects(self.queue), keys.parked(self.queue), keys.rate(self.queue), *self.streams]
         found = self.redis.call("isolate", names, [GROUP, process, LEASE_MS, most, limit, rate, 60_000])
         return {item[2].decode(): [item[0] - 10 + FIRST, *item[1:]] for item in found}
 
@@ -131,24 +142,48 @@ class Bench:
         index, entry, task_id, message, used, _max_attempts, token, *granted = item
         keys = self.keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
-        names += [keys.crashes, keys.workers, *state_keys(keys), *handover_keys(keys, ["q"])]
-        names += [self.streams[index - FIRST], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
+        of_queues, queues = self.handover.keys_and_args()
+        names += [keys.crashes, keys.workers, *state_keys(keys), *of_queues]
+        names += [
+            self.streams[index - FIRST],
+            keys.delayed(self.queue),
+            keys.bodies(self.queue),
+            keys.queue_bell(self.queue),
+        ]
         used = used if attempts is None else attempts
         at, _awaited, cost, *limits = granted[0] if granted and granted[0] else (0, b"", b"")
         permits = b" ".join((permit_outcome.encode(), at, cost, cost, *limits[::2])) if limits else ""
-        args = [GROUP, worker, LEASE_MS, 1, "q", 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0]
+        args = [
+            GROUP,
+            worker,
+            LEASE_MS,
+            *queues,
+            1,
+            task_id,
+            "t",
+            entry,
+            token,
+            kind,
+            used,
+            delay_ms,
+            event,
+            message,
+            0,
+        ]
         args += [if_cancelled, permits, wanted]
         done, *_changed = self.redis.call("ack", names, args)
         return int(done)
 
     def promote(self) -> list[Any]:
         keys = self.keys
-        names = [keys.live, keys.delayed("q"), keys.bodies("q"), keys.bell, *self.streams]
+        names = [keys.live, keys.delayed(self.queue), keys.bodies(self.queue), keys.bell, *self.streams]
         return list(self.redis.call("promote", names, [100]))
 
     def tend(self, most: int = 1000) -> list[Any]:
-        names = [*limiter_keys(self.keys), *handover_keys(self.keys, ["q"])]
-        return list(self.redis.call("limiter_tend", names, [LEASE_MS, most, "q"]))
+        of_queues, queues = self.handover.keys_and_args()
+        return list(
+            self.redis.call("limiter_tend", [*limiter_keys(self.keys), *of_queues], [LEASE_MS, most, GROUP, *queues])
+        )
 
     def touch(self, item: Item, progress: str = "{}") -> int:
         names = [self.keys.live, self.keys.progress, self.keys.cancels]
@@ -179,7 +214,18 @@ class Bench:
     def reregister(self, worker: str, item: Item) -> bytes | None:
         index, _entry, task_id, message, attempts, max_attempts, token, *_granted = item
         stream = self.streams[index - FIRST]
-        args = [GROUP, worker, task_id, "t", "q", stream.rpartition(":")[2], attempts, max_attempts, token, message]
+        args = [
+            GROUP,
+            worker,
+            task_id,
+            "t",
+            self.queue,
+            stream.rpartition(":")[2],
+            attempts,
+            max_attempts,
+            token,
+            message,
+        ]
         entry: bytes | None = self.redis.call("reregister", [self.keys.live, stream, self.keys.queues], args)
         return entry
 
@@ -250,10 +296,10 @@ class Bench:
         """Look at everything at once."""
         pipe = self.redis.client.pipeline(transaction=True)
         pipe.hgetall(self.keys.live)
-        pipe.zrange(self.keys.delayed("q"), 0, -1, withscores=True)
-        for key in (self.keys.bodies("q"), self.keys.parked("q"), self.keys.cancels, self.keys.crashes):
+        pipe.zrange(self.keys.delayed(self.queue), 0, -1, withscores=True)
+        for key in (self.keys.bodies(self.queue), self.keys.parked(self.queue), self.keys.cancels, self.keys.crashes):
             pipe.hgetall(key)
-        pipe.zrange(self.keys.suspects("q"), 0, -1)
+        pipe.zrange(self.keys.suspects(self.queue), 0, -1)
         for stream in self.streams:
             pipe.xrange(stream)
             pipe.xpending_range(stream, GROUP, "-", "+", 10_000)

@@ -10,7 +10,7 @@ import pytest
 from sytq import Breaker, Limiter, Permit, Waiting
 from sytq.broker.limiter import PermitOutcome, settings_of
 from sytq.broker.limiter_states import LimiterState, read_limiters
-from sytq.broker.limiters import Limiters, handover_keys, limiter_keys
+from sytq.broker.limiters import Limiters
 from tests.broker.bench import LEASE_MS, Bench, Item
 
 ONE = Limiter("provider:one", concurrency=1)
@@ -25,7 +25,7 @@ class Play:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.epoch: bytes | None = None  # of the Redis that the workers know
-        self.limiters = Limiters(bench.redis, bench.keys, LEASE_MS / 1000, ["q"], lambda: self.epoch)
+        self.limiters = Limiters(bench.redis, bench.keys, LEASE_MS / 1000, bench.handover, lambda: self.epoch)
         self.started: dict[str, tuple[str, Item]] = {}
         self.fetched: dict[str, Permit] = {}
         self.types = ""  # the limited types of the workers' configuration
@@ -107,7 +107,7 @@ class Play:
     def tend(self) -> None:
         keys = self.bench.keys
         self.bench.redis.ask("ZADD", keys.limiters_due, "XX", 0, *self._known()) if self._known() else None
-        self.bench.redis.call("limiter_tend", [*limiter_keys(keys), *handover_keys(keys, ["q"])], [LEASE_MS, 1000, "q"])
+        self.bench.tend()
 
     def later(self, seconds: float = 61) -> None:
         """Let time pass while the workers renew their leases."""

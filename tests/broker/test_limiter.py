@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from sytq import Breaker, Limiter, Permit, Waiting
+from sytq.broker.handover import Handover
 from sytq.errors import Lost
 from tests.broker.bench import LEASE_MS
 from tests.broker.limiter_play import ONE, TWO, Play
@@ -346,7 +347,7 @@ def test_waiting_task_of_another_queue_is_handed_its_permit_by_limiter_tend(play
     play.running("a", "b")
     first = play.acquire("a", ONE)
     play.wait("b", ONE)
-    play.limiters._queues = ["other"]  # a worker without the queue of b leaves that to others
+    play.limiters.handover = Handover(play.bench.keys, ["other"], {})  # a worker without b's queue leaves it to others
     play.release(first)
     assert play.called() == []
     play.tend()

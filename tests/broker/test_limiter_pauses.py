@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 
 from sytq import Limiter
-from sytq.broker.limiters import limiter_keys
 from sytq.errors import InvalidInput, RedisUnavailable
 from tests.broker.bench import LEASE_MS
 from tests.broker.limiter_play import BREAKER, ONE, Play
@@ -254,11 +253,9 @@ def test_paused_limiter_is_not_forgotten(play: Play) -> None:
 
 
 def test_limiter_tend_returns_when_to_run_next(play: Play) -> None:
-    keys = play.bench.keys
-    names = [*limiter_keys(keys), keys.delayed("q")]
-    assert play.bench.redis.call("limiter_tend", names, [LEASE_MS, 20, "q"]) == [0, -1]
+    assert play.bench.tend(20) == [0, -1]
     play.running("a", "b")
     play.acquire("a", ONE)
     play.wait("b", ONE)
-    looked, wait = play.bench.redis.call("limiter_tend", names, [LEASE_MS, 20, "q"])
+    looked, wait = play.bench.tend(20)
     assert (looked, 0 < wait <= 500) == (0, True)

@@ -5,6 +5,7 @@
 -- members sort as text:
 --   PERMITS   limiter|task|token|permit|acquired   the permits that are held
 --   QUEUE     limiter|1|created|task               the tasks that wait for a permit, in the order of `rank`
+--             limiter|2|queue|created|task         and those that stand aside, as their queue is full
 --   ACQUIRED  limiter|acquired|task|permit|cost    the permits acquired within the limiter's window
 -- and in CONFIGURED the scores are when a worker last said that it is configured so, in ms:
 --   CONFIGURED  scope|fingerprint                  what the limiters of the scope are called with: a key, an address

@@ -3,7 +3,7 @@
 -- released: {task, token, "outcome acquired_ms reserved cost limiter limiter...", kind as in ack.lua}...
 -- refused: {task, token, "created cost limiter limiter...", the refusing one first; priority}...
 -- -> {limiter, state}... whose breaker changed
-queues(5, ATTEMPTS - 1, 19)
+queues(group, 4, 19)
 local OF_TYPE = { done = 'ok', retry = 'failed', dead = 'failed' }  -- the outcome for the limiter of the task's type
 for _, each in ipairs(released) do
   local outcome, at, reserved, cost, names = each[3]:match('^(%a+) (%d+) (%d+) (%d+) (.*)$')

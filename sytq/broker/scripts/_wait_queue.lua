@@ -1,14 +1,15 @@
 -- Prepended to the limiter scripts and parts that change wait queues, behind _grant.lua. The record of a waiting task, as
 -- JSON in WAITING: {gates (its limiters), at (the one in whose queue it waits), created, units (its cost), token (of its
 -- latest attempt), permit (the id of an attempt's permit, when that attempt waits in place), granted (all limiters have
--- handed their permits over to it), fetch (whether a fetch refused it, of which no attempt tells)}
+-- handed their permits over to it), fetch (whether a fetch refused it, of which no attempt tells), aside (its queue, while it
+-- stands aside)}
 
 local function record(id)
   local text = redis.call('HGET', WAITING, id)
   return text and cjson.decode(text)
 end
 
-local function place(id, w) return w.at .. '|1|' .. w.created .. '|' .. id end
+local function place(id, w) return w.at .. (w.aside and '|2|' .. w.aside or '|1') .. '|' .. w.created .. '|' .. id end
 
 local function forget_wait(id, w)
   redis.call('ZREM', QUEUE, place(id, w))
@@ -18,7 +19,7 @@ local function forget_wait(id, w)
 end
 
 local function enqueue(id, w, limiter)
-  w.at, w.till = limiter.name, nil  -- till: of workers of 0.1
+  w.at, w.aside, w.till = limiter.name, nil, nil  -- till: of workers of 0.1
   redis.call('ZADD', QUEUE, 0, place(id, w))
   redis.call('HSET', WAITING, id, cjson.encode(w))
   look_within(limiter, 500)
@@ -73,18 +74,34 @@ local function refusing(w, first)
   return found
 end
 
-local PER_QUEUE = 7  -- keys: delayed bodies called urgent high normal low
-local STREAM = { urgent = 3, high = 4, normal = 5, low = 6 }
-local first_key = {}  -- queue -> index of the first of its keys
+local STREAM = { urgent = 4, high = 5, normal = 6, low = 7 }
+local known_queues, limited_queues = {}, {}  -- by name; those with a limit or a rate
 
--- ARGV first to last are queues, KEYS from `key` those of each.
-local function queues(first, last, key)
-  for a = first, last do first_key[ARGV[a]] = key + (a - first) * PER_QUEUE end
+-- ARGV from `a` on: number of queues, then of each: name limit rate window_ms. KEYS from `key` on, of each: delayed bodies called
+-- rate urgent high normal low. Returns the number of the argument behind.
+local function queues(workers, a, key)
+  for n = 1, tonumber(ARGV[a]) do
+    local b = a + 4 * n - 3
+    local queue = { name = ARGV[b], key = key + 8 * (n - 1), group = workers, limit = tonumber(ARGV[b + 1]),
+      rate = tonumber(ARGV[b + 2]), since = now - tonumber(ARGV[b + 3]) }
+    known_queues[queue.name] = queue
+    if queue.limit + queue.rate > 0 then limited_queues[#limited_queues + 1] = queue end
+  end
+  return a + 4 * tonumber(ARGV[a]) + 1
+end
+
+-- How many more tasks of a queue may begin, beside those that were handed their permits and are not fetched yet.
+local function room_in(queue)
+  if not queue.room then
+    local room = room_of(queue.group, queue.key + 4, KEYS[queue.key + 3], queue.limit, queue.rate, queue.since)
+    queue.room = room < math.huge and room - redis.call('LLEN', KEYS[queue.key + 2]) or room
+  end
+  return queue.room
 end
 
 -- A waiting task is queued from now on, for `consumer` in the state index.
 local function enter_stream(id, l, consumer)
-  local k = first_key[l.queue]
+  local k = known_queues[l.queue].key
   local is_delayed = l.state == 'retrying'
   if is_delayed then
     local message = redis.call('HGET', KEYS[k + 1], id)
@@ -105,13 +122,14 @@ local function hand_to(id, w, l)
   local wanted = { id = id, token = int(l.token), created = w.created, cost = w.units, permit = w.permit or '0' }
   for _, name in ipairs(w.gates) do grant(get(name), wanted, held_by(id, name)) end
   if l.state == 'running' then return forget_wait(id, w) end
-  local k = first_key[l.queue]
+  local queue = known_queues[l.queue]
+  queue.room = room_in(queue) - 1
   enter_stream(id, l, GRANTED)
   w.granted = true
   redis.call('HSET', WAITING, id, cjson.encode(w))
   redis.call('ZREM', QUEUE, place(id, w))
-  redis.call('RPUSH', KEYS[k + 2], id)
-  redis.call('LTRIM', KEYS[k + 2], -1000, -1)
+  redis.call('RPUSH', KEYS[queue.key + 2], id)
+  redis.call('LTRIM', KEYS[queue.key + 2], -1000, -1)
 end
 
 -- A task waits for the resumption of its type, too, when that was paused meanwhile.
@@ -130,30 +148,57 @@ local function has_limits(w)
   end
 end
 
+-- A task whose queue is full stands aside, so that no permit idles for it: until its queue has room it is behind the others of
+-- the wait queue, and it stays in the order of its age.
+local function stand_aside(id, w, l)
+  local before = place(id, w)
+  w.aside = l.queue
+  redis.call('ZADD', QUEUE, 0, place(id, w))
+  redis.call('HSET', WAITING, id, cjson.encode(w))
+  redis.call('ZREM', QUEUE, before)
+end
+
+-- The place of the oldest waiting task: `limiter|1|...`, or one that stands aside and whose queue has room now.
+local function first_place(limiter)
+  local oldest, created
+  local function compare(from, to)
+    local member = redis.call('ZRANGEBYLEX', QUEUE, from, to, 'LIMIT', 0, 1)[1]
+    local its = member and member:match('|(%d+)|[^|]*$')
+    if member and (not oldest or its < created) then oldest, created = member, its end
+  end
+  compare(range(limiter.name, '1'))
+  for _, queue in ipairs(limited_queues) do
+    if room_in(queue) > 0 then compare(range(limiter.name, '2', queue.name)) end
+  end
+  return oldest
+end
+
 -- Hands permits over to the first tasks in the limiter's queue that all their limiters grant one, at most `most`. Returns
 -- whether it stopped at that, and others may follow.
 local function serve(limiter, most)
-  local first, last = range(limiter.name, '1')
   for _ = 1, most + 50 do  -- some of the queue are gone
     if most == 0 then return true end
-    local member = redis.call('ZRANGEBYLEX', QUEUE, first, last, 'LIMIT', 0, 1)[1]
+    local member = first_place(limiter)
     if not member then return end
-    local id = member:match('^[^|]*|1|%d+|(.*)$')
+    local id = member:match('([^|]*)$')
     local w, l = record(id), unpack_live(redis.call('HGET', LIVE, id))
-    if not w or w.at ~= limiter.name or w.granted or not waits(l, w) then
+    if not w or w.granted or place(id, w) ~= member or not waits(l, w) then
       redis.call('ZREM', QUEUE, member)
-      if w and w.at == limiter.name and not w.granted then redis.call('HDEL', WAITING, id) end
+      if w and not w.granted and place(id, w) == member then redis.call('HDEL', WAITING, id) end
     else
-      if l.state ~= 'running' and not first_key[l.queue] then return end  -- a queue that this worker does not know yet; the loop's worker does
+      local queue = known_queues[l.queue]
+      if l.state ~= 'running' and not queue then return end  -- this worker does not know it yet; the loop's worker does
       add_paused_type(w, l)
       local other = refusing(w, limiter)
       if other == limiter then return end
       if other then
         enqueue(id, w, other)
         redis.call('ZREM', QUEUE, member)
-      elseif not has_limits(w) and l.state ~= 'running' then  -- its type was paused: no permit need be kept for it
+      elseif l.state ~= 'running' and not has_limits(w) then  -- its type was paused: no permit need be kept for it
         enter_stream(id, l, WAITED)
         redis.call('ZREM', QUEUE, member)
+      elseif l.state ~= 'running' and room_in(queue) <= 0 then
+        stand_aside(id, w, l)
       else
         hand_to(id, w, l)
         most = most - 1

@@ -5,7 +5,7 @@
 -- "if_cancelled" for this case. A task whose attempt was refused a permit waits in the wait queue of the limiter. The permits that the task was fetched with are released, whoever has it by now.
 -- KEYS live events stats wake-up deadletters cancels epoch crashes workers, then limiters ... paused as in
 --      _limiter_keys.lua, then those of these queues, as in _wait_queue.lua, then per slot: stream delayed bodies queue-wake-up
--- ARGV group consumer liveness_ms number_of_queues, queues..., then per attempt: slot id type entry token kind attempts
+-- ARGV group consumer liveness_ms, queues as in _wait_queue.lua, then per attempt: slot id type entry token kind attempts
 --      delay_ms event message notify if_cancelled permits wanted
 --      kind: as in STATE; wait is a retry that uses no attempt; permits, wanted: '' or as in _release_fetched.lua
 -- -> per attempt 1 (done), or 0 (another attempt has the task: nothing changed), then {limiter, state}... whose breaker

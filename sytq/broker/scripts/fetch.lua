@@ -19,17 +19,11 @@ end
 
 -- A suspect that waits to run alone (isolate.lua) has a place within limit and rate.
 local waiting = (limit > 0 or rate > 0) and redis.call('EXISTS', suspects) or 0
-if limit > 0 then
-  local running = waiting
-  for k = FIRST, #KEYS do running = running + redis.call('XPENDING', KEYS[k], group)[1] end
-  room = math.min(room, limit - running)
-end
+room = math.min(room, room_of(group, FIRST, rate_key, limit, rate, now - window) - waiting)
 
 local wait = -1
 if rate > 0 then
-  redis.call('ZREMRANGEBYSCORE', rate_key, '-inf', now - window)
   local used = redis.call('ZCARD', rate_key)
-  room = math.min(room, rate - used - waiting)
   if used >= rate then
     wait = tonumber(redis.call('ZRANGE', rate_key, used - rate, used - rate, 'WITHSCORES')[2]) + window - now
   end

@@ -11,23 +11,6 @@ local now = now_ms()
 local min_token = tonumber(alive(workers, epoch, me, now, liveness)) + 1
 local looks = 1000  -- a script must end
 
--- How many more tasks of a queue may begin now.
-local function room_of(first, limit, rate, window)
-  local room = max_tasks
-  if limit > 0 then
-    for n = 3, 6 do
-      local found, pending = pcall(redis.call, 'XPENDING', KEYS[first + n], group)
-      if found then limit = limit - pending[1] end
-    end
-    room = math.min(room, limit)
-  end
-  if rate > 0 then
-    redis.call('ZREMRANGEBYSCORE', KEYS[first + 2], '-inf', now - window)
-    room = math.min(room, rate - redis.call('ZCARD', KEYS[first + 2]))
-  end
-  return room
-end
-
 -- The number of a task's stream among KEYS.
 local function stream_of(l, first)
   for n, priority in ipairs(PRIORITIES) do if l.priority == priority then return first + 2 + n end end
@@ -55,7 +38,7 @@ local calm = crashes_of(crashes, 'calm') or {}
 for first = 7, #KEYS, 7 do
   local a = 5 + (first - 7) / 7 * 3
   local rate = tonumber(ARGV[a + 1])
-  rooms[first] = room_of(first, tonumber(ARGV[a]), rate, tonumber(ARGV[a + 2]))
+  rooms[first] = room_of(group, first + 3, KEYS[first + 2], tonumber(ARGV[a]), rate, now - tonumber(ARGV[a + 2]))
   for _, id in ipairs(looks > 0 and redis.call('ZRANGE', KEYS[first], 0, looks - 1) or {}) do
     looks = looks - 1
     local l, message = unpack_live(redis.call('HGET', live, id)), redis.call('HGET', KEYS[first + 1], id)

@@ -38,7 +38,7 @@ for _, name in ipairs(names) do
   end
   if named then
     seen.holders = ids(PERMITS, PERMIT, name)
-    seen.queue = ids(QUEUE, '^[^|]*|%d|%d+|(.*)$', name)
+    seen.queue = ids(QUEUE, '([^|]*)$', name)
   end
   out[#out + 1] = { name, cjson.encode(seen) }
 end

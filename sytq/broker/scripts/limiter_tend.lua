@@ -1,9 +1,10 @@
 -- Does what time alone brings about: frees the permits of dead workers and those that nobody fetched, hands permits over to
 -- tasks whose window, pause or breaker timeout is over, forgets idle limiters. Any worker may run it, any number of times.
--- KEYS as in _limiter_keys.lua, then those of these queues, as in _wait_queue.lua   ARGV liveness_ms most queues...
+-- KEYS as in _limiter_keys.lua, then those of these queues, as in _wait_queue.lua   ARGV liveness_ms most group, and these
+--      queues as in _wait_queue.lua
 -- -> {number of limiters looked at, ms until the next is due or -1}
 local most = tonumber(ARGV[2])
-queues(3, #ARGV, 14)
+queues(ARGV[3], 4, 14)
 
 -- In how many ms to look at this limiter again; nil when it is to be forgotten. more: whether more tasks may start now.
 local function next_look(limiter, more)

@@ -10,8 +10,8 @@ import time
 from collections.abc import Collection
 
 from sytq.broker.connection import Redis
-from sytq.broker.keys import Keys
-from sytq.broker.limiters import Limiters, handover_keys, limiter_keys
+from sytq.broker.keys import GROUP, Keys
+from sytq.broker.limiters import Limiters, limiter_keys
 from sytq.worker.loops.loop import LeasedLoop
 
 #: Limiters in one script call.
@@ -39,9 +39,9 @@ class LimiterLoop(LeasedLoop):
         return super().step()
 
     def work(self) -> float:
-        queues = self._limiters.queues
-        names = [*limiter_keys(self.keys), *handover_keys(self.keys, queues)]
-        count, wait = self.redis.call("limiter_tend", names, [self._limiters.liveness_ms, _MAX_BATCH, *queues])
+        keys, queues = self._limiters.handover.keys_and_args()
+        args = [self._limiters.liveness_ms, _MAX_BATCH, GROUP, *queues]
+        count, wait = self.redis.call("limiter_tend", [*limiter_keys(self.keys), *keys], args)
         if count == _MAX_BATCH:
             return 0.0
         return min(max(wait, 0) / 1000, _INTERVAL) if wait >= 0 else _INTERVAL

@@ -1,0 +1,97 @@
+"""A task whose queue is full stands aside in the wait queue of its limiter: no permit idles for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from sytq.broker.handover import QueueLimit
+from tests.broker.bench import LEASE_MS, Bench, Item
+from tests.broker.limiter_play import ONE, TWO, Play
+from tests.broker.test_fetched_permits import known, submit
+from tests.servers import RedisServer
+
+WAITING = [f"t{n:02}" for n in range(30)]
+
+
+class Two:
+    """The limited queue `q` of the tests, and beside it `r`, whose tasks need the same limiter."""
+
+    def __init__(self, play: Play, url: str, limit: QueueLimit) -> None:
+        self.play, self.q, self.limit = play, play.bench, limit
+        self.r = Bench(url, "r", queues=("q", "r"))
+        self.holder: Item = []  # of the permit
+        self.q.limits["q"] = self.r.limits["q"] = limit
+
+    def submit_to_r(self, *names: str) -> None:
+        for name in names:
+            self.r.dispatch(name, created_ms=1000, limiters=(ONE.name,))
+
+    def fetch_q(self, slots: int = 100) -> dict[str, Item]:
+        limits = {"limit": self.limit.running, "rate": self.limit.starts}
+        return self.q.fetch("w", slots=slots, window_ms=self.limit.args[2], **limits)  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=[QueueLimit(running=1), QueueLimit(starts=1, window=600)], ids=["limit", "rate"])
+def two(request: pytest.FixtureRequest, play: Play, every_server: RedisServer) -> Two:
+    """The one permit of ONE is held by a task of `r`."""
+    two = Two(play, every_server.url, request.param)
+    known(play, ONE)
+    two.submit_to_r("holder")
+    two.holder = two.r.fetch("w")["holder"]
+    return two
+
+
+def test_a_permit_goes_to_the_next_queue_while_the_queue_of_older_tasks_is_full(two: Two) -> None:
+    submit(two.play, *WAITING)
+    two.q.dispatch("long", created_ms=1)
+    assert list(two.fetch_q()) == ["long"]
+    assert two.play.state(ONE).waiting == 30
+    two.submit_to_r("a", "b")
+    assert two.r.fetch("w") == {}
+    two.r.ack("w", two.holder, "done")
+    a = two.r.fetch("w")
+    assert list(a) == ["a"], "at once: none waits for a lease"
+    assert two.play.state(ONE).waiting == 31
+    two.r.ack("w", a["a"], "done")
+    assert list(two.r.fetch("w")) == ["b"]
+
+
+def test_tasks_that_stood_aside_are_ahead_again_once_their_queue_has_room(two: Two) -> None:
+    submit(two.play, *WAITING)
+    two.q.dispatch("long", created_ms=1)
+    long = two.fetch_q()["long"]
+    two.submit_to_r("a", "b")
+    assert two.r.fetch("w") == {}
+    two.r.ack("w", two.holder, "done")
+    a = two.r.fetch("w")["a"]
+    two.q.ack("w", long, "done")
+    two.play.later(601)
+    two.r.ack("w", a, "done")
+    assert two.r.fetch("w") == {}
+    assert list(two.fetch_q()) == [WAITING[0]]
+
+
+def test_only_as_many_permits_are_handed_over_as_the_queue_has_room(play: Play, every_server: RedisServer) -> None:
+    two = Two(play, every_server.url, QueueLimit(running=1))
+    known(play, TWO)
+    submit(play, "x", "y", *WAITING, limiters=(TWO,))
+    assert play.start(slots=2) == ["x", "y"]
+    assert two.q.fetch("w", slots=1, limit=40) == {}
+    for name in ("x", "y"):
+        play.ack(name)
+    assert play.state(TWO).running == 1
+    assert list(two.fetch_q()) == [WAITING[0]]
+    two.q.advance(LEASE_MS)
+    play.tend()
+    assert play.state(TWO).inside == [WAITING[0]]
+
+
+def test_a_task_that_stands_aside_can_be_cancelled_and_is_seen(two: Two) -> None:
+    submit(two.play, "b", "c")
+    two.q.dispatch("long", created_ms=1)
+    two.fetch_q()
+    two.r.ack("w", two.holder, "done")
+    assert two.play.state(ONE).line == ["b", "c"]
+    assert two.q.operations.cancel("b", "ann") == "cancelled"
+    two.play.later(601)
+    assert two.play.bench.redis.ask("XLEN", two.q.streams[2]) == 1
