@@ -14,12 +14,9 @@ NONE_FOUND = 75
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 _SIGNALS = {
+    **dict.fromkeys((signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV), "a crash in native code"),
     signal.SIGABRT: "aborted by native code",
-    signal.SIGBUS: "a crash in native code",
-    signal.SIGFPE: "a crash in native code",
-    signal.SIGILL: "a crash in native code",
     signal.SIGKILL: "out of memory, or somebody's kill -9",
-    signal.SIGSEGV: "a crash in native code",
     signal.SIGSYS: "a system call that the service may not make",
     signal.SIGXCPU: "the limit of CPU time",
 }

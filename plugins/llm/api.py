@@ -23,14 +23,10 @@ _MAX_LIMIT = 1000
 
 _BY = query("by", "What to group the calls by", {"type": "string", "enum": ["", *spend.GROUPS]})
 _SINCE = query(
-    "since",
-    "The first day (UTC) whose calls are counted",
-    contracts.or_empty({"type": "string", "format": "date"}),
+    "since", "The first day (UTC) whose calls are counted", contracts.or_empty({"type": "string", "format": "date"})
 )
 _LIMIT = query(
-    "limit",
-    "Maximum number of groups",
-    contracts.or_empty({"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT}),
+    "limit", "Maximum number of groups", contracts.or_empty({"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT})
 )
 
 

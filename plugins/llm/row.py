@@ -208,13 +208,7 @@ def mark_written(task_id: str, token: int) -> None:
     """Record, in the transaction that writes the end of the row, that it is written."""
     now = utcnow()
     Step.insert(
-        task_id=task_id,
-        name=_WRITTEN,
-        token=token,
-        state="done",
-        value="null",
-        started_at=now,
-        finished_at=now,
+        task_id=task_id, name=_WRITTEN, token=token, state="done", value="null", started_at=now, finished_at=now
     ).execute()
 
 

@@ -34,11 +34,7 @@ def sign(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -
     """
     moment, text = datetime.fromtimestamp(timestamp, UTC), body.decode()
     signatures = [_signer(secret).sign(message_id, moment, text) for secret in secrets]
-    return {
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(signatures),
-    }
+    return {"webhook-id": message_id, "webhook-timestamp": str(timestamp), "webhook-signature": " ".join(signatures)}
 
 
 @lru_cache

@@ -38,12 +38,17 @@ def resolve(declared: Declaration, settings: Settings) -> TaskType:
     as_declared = {each.name: getattr(options, each.name) for each in dataclasses.fields(Options)}
     config = own_config(settings, name, options.config, policy.extra) if options.config else policy.extra
     changed = {"queue": queue, "priority": priority, "middleware": tuple(options.middleware)}
+    jobs = settings.worker
+    retry = options.retry or Backoff(first=jobs.retry_delay, max_attempts=jobs.retry_attempts + 1)
+    retry = retry(settings) if callable(retry) else retry
+    timeout = jobs.job_timeout if options.timeout is None else options.timeout
+    seconds = parse_duration(timeout(settings) if callable(timeout) else timeout)
     return TaskType(
         **as_declared | changed | {"limiters": _limiters(options.limiters, settings=settings, config=config)},
         function=declared.function,
         source=declared.source,
-        retry=_retry(declared, settings, policy),
-        timeout=_timeout(declared, settings, policy),
+        retry=dataclasses.replace(retry, **policy.retry.model_dump(exclude_none=True)),
+        timeout=seconds if policy.timeout is None else float(policy.timeout),
         config=config,
     )
 
@@ -57,25 +62,6 @@ def _limiters(function: Callable[..., Sequence[str]] | None, **known: Any) -> Ca
     except ValueError:  # such as attrgetter("hosts"), in Python 3.11
         return function
     return functools.partial(function, **{name: known[name] for name in named & set(known)})
-
-
-def _retry(declared: Declaration, settings: Settings, policy: Policy) -> Backoff:
-    retry = declared.options.retry
-    if retry is None:
-        retry = Backoff(first=settings.worker.retry_delay, max_attempts=settings.worker.retry_attempts + 1)
-    elif callable(retry):
-        retry = retry(settings)
-    return dataclasses.replace(retry, **policy.retry.model_dump(exclude_none=True))
-
-
-def _timeout(declared: Declaration, settings: Settings, policy: Policy) -> float:
-    timeout = declared.options.timeout
-    if timeout is None:
-        timeout = settings.worker.job_timeout
-    elif callable(timeout):
-        timeout = timeout(settings)
-    seconds = parse_duration(timeout)
-    return seconds if policy.timeout is None else float(policy.timeout)
 
 
 def own_config(settings: Settings, name: str, model: type[M], given: dict[str, Any]) -> M:

@@ -66,7 +66,9 @@ class SentryReports(Middleware):
             if outcome.kind == "dead" and error is not None and self._waiting < _MAX_WAITING:
                 self._waiting += 1
                 event, _ = event_from_exception(error, client_options=sentry_sdk.get_client().options)
-                event["tags"] = _tags(message)
+                tags = {"task_id": message.id, "type": message.type, "attempt": str(message.attempts)}
+                tags |= {"queue": message.queue_name, "request_id": message.request_id or ""}
+                event["tags"] = {name: value for name, value in tags.items() if value}
                 event["transaction"] = message.type
                 if message.traceparent:
                     _, trace_id, span_id, _ = message.traceparent.split("-")
@@ -114,14 +116,3 @@ def _cause(error: str | None) -> str | None:
     """Return an attempt's error in sytq's words, or only the class of a quoted exception."""
     foreign = re.match(r"([A-Z]\w+): ", error or "")
     return foreign[1] if foreign else error
-
-
-def _tags(run: Delivery) -> dict[str, str]:
-    tags = {
-        "task_id": run.id,
-        "type": run.type,
-        "attempt": str(run.attempts),
-        "queue": run.queue_name,
-        "request_id": run.request_id or "",
-    }
-    return {name: value for name, value in tags.items() if value}
