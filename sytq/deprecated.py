@@ -15,6 +15,18 @@ def warn(old: str, new: str) -> None:
     warnings.warn(f"{old} is now {new}; the old name goes with 0.3", DeprecationWarning, stacklevel=3)
 
 
+def renamed_names(module: str, **names: Any) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a module that has objects by their old names too: Old=New."""
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        warn(f"{module}.{name}", names[name].__name__)
+        return names[name]
+
+    return find
+
+
 def renamed_arguments(**names: str) -> Callable[[T], T]:
     """Let a function, or a class's constructor, take keyword arguments by their old names too: old="new"."""
 

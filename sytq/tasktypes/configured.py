@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from sytq.config.values import problem
-from sytq.deprecated import warn
+from sytq.deprecated import renamed_names
 
 _WORDS: dict[str, Any] = {
     "text": str,
@@ -51,11 +51,7 @@ class TypeFactory:
     make: Callable[[str, Any], Any]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "Kind":
-        warn("sytq.tasktypes.configured.Kind", "TypeFactory")
-        return TypeFactory
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+__getattr__ = renamed_names(__name__, Kind=TypeFactory)
 
 
 class Anything(BaseModel):

@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 import unittest
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -16,6 +15,7 @@ import structlog
 
 from sytq.api.dashboard.blocks import Shown, shown
 from sytq.blocks import checked
+from sytq.deprecated import warn
 from sytq.errors import InvalidInput
 from sytq.ledger.ledger import Ledger
 from sytq.observability import logs
@@ -175,7 +175,7 @@ class TypeSuite:
 
     def trial(self) -> Harness:
         """The former name of `harness`, until 0.3."""
-        _warn_renamed("trial")
+        warn("TypeSuite.trial", _RENAMED["trial"])
         if type(self).trial is TypeSuite.trial:
             return self.harness()
         return TypeSuite.harness(self)  # called by an override through super()
@@ -184,7 +184,7 @@ class TypeSuite:
         super().__init_subclass__()
         for old, new in _RENAMED.items():
             if old in cls.__dict__:
-                _warn_renamed(old)
+                warn(f"TypeSuite.{old}", new)
                 setattr(cls, new, cls.__dict__[old])
 
     def _started(self, harness: Harness, run: Run, ledger: CrashingLedger | None = None) -> str:
@@ -217,10 +217,6 @@ def _on_the_dashboard(harness: Harness, run: Run, result: Any) -> list[Shown]:
         detail = task_detail(row, runtime.registry, None, None, runtime.ledger.histories([row.id])[row.id])
         found += checked(declared.panel(DashboardContext(runtime, "test", None), detail | {"result": result}))
     return shown(found)
-
-
-def _warn_renamed(old: str) -> None:
-    warnings.warn(f"TypeSuite.{old} is now {_RENAMED[old]}; it goes with 0.3", DeprecationWarning, stacklevel=3)
 
 
 @contextlib.contextmanager

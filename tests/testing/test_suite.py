@@ -174,7 +174,7 @@ def test_former_names_of_the_hooks_work_and_warn() -> None:
     assert used == ["trial", "outside"]
     said = [str(warning.message) for warning in warned]
     assert said[:2] == [
-        "TypeSuite.outside is now fake_http; it goes with 0.3",
-        "TypeSuite.trial is now harness; it goes with 0.3",
+        "TypeSuite.outside is now fake_http; the old name goes with 0.3",
+        "TypeSuite.trial is now harness; the old name goes with 0.3",
     ]
     assert len(said) == 4
