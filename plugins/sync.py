@@ -80,8 +80,7 @@ def _table(ctx: Context, name: str, dry_run: bool) -> dict[str, Any]:
             ids.setdefault(done, []).append(row.id)
             ctx.progress(counts.total(), text=f"{name}: {counts.total()} rows left behind")
     except (peewee.ProgrammingError, peewee.OperationalError):
-        exists = ctx.read(lambda database: database.table_exists(name))
-        if exists:
+        if ctx.read(lambda database: database.table_exists(name)):
             raise
         return {"error": "there is no such table"}
     return dict(counts) | {"rows": {done: found[:_SHOWN] for done, found in ids.items()}}

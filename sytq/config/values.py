@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
@@ -117,11 +118,9 @@ _HOST = "a host name or address without scheme and port"
 _PATH = "empty, or a path such as /ops/sytq of letters, digits, _, -, . and ~, of at most 200 characters"
 
 Text = Annotated[str, BeforeValidator(_whole_number_as_text), OneLine()]
-Secret = Annotated[
-    SecretStr,
-    BeforeValidator(_whole_number_as_text),
-    PlainSerializer(lambda secret: MASK if secret.get_secret_value() else "", return_type=str, when_used="json"),
-]
+_in_json = partial(PlainSerializer, return_type=str, when_used="json")
+_masked_if_any = _in_json(lambda secret: MASK if secret.get_secret_value() else "")
+Secret = Annotated[SecretStr, BeforeValidator(_whole_number_as_text), _masked_if_any]
 #: A bearer token, without the word `Bearer`.
 Key = Annotated[Secret, _of_form(r"[!#-&(-_a-~]*", _KEY), _KEY]
 HeaderValue = Annotated[Secret, _of_form(r"[ -~]*", _HEADER), _HEADER]
@@ -146,24 +145,13 @@ BasePath = Annotated[
 Port = Annotated[int, Field(ge=1, le=65535), "a port from 1 to 65535"]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[int, Field(ge=0, le=1000)]
-Rate = Annotated[
-    tuple[int, float],
-    BeforeValidator(_rate),
-    PlainSerializer(lambda rate: f"{rate[0]}/{rate[1]:g}s", return_type=str, when_used="json"),
-    _RATE,
-]
-Size = Annotated[
-    int,
-    BeforeValidator(_size),
-    Field(ge=1),
-    PlainSerializer(_show_size, return_type=str, when_used="json"),
-    _SIZE,
-]
+Rate = Annotated[tuple[int, float], BeforeValidator(_rate), _in_json(lambda rate: f"{rate[0]}/{rate[1]:g}s"), _RATE]
+Size = Annotated[int, BeforeValidator(_size), Field(ge=1), _in_json(_show_size), _SIZE]
 Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(_network), _CIDR]
 Level = Annotated[str, _word(_LEVELS), Field(pattern="^(debug|info|warning|error)$"), "debug, info, warning, error"]
 LogFormat = Annotated[str, _word({"text": "console"}), Field(pattern="^(json|console)$"), "json, console"]
 
-_masked: Any = PlainSerializer(mask_url, return_type=str, when_used="json")
+_masked: Any = _in_json(mask_url)
 DatabaseUrl = Annotated[
     str, AfterValidator(_by(urls.check_database_url, urls.DATABASE_FORMS)), OneLine(), _masked, urls.DATABASE_FORMS
 ]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
-from types import TracebackType
+from typing import Any
 
 from sytq.errors import TimedOut
 
@@ -26,9 +26,7 @@ class Deadline:
         await self._timeout.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         late = isinstance(error, TimeoutError) and self.remaining() <= 0
         try:
             await self._timeout.__aexit__(kind, error, traceback)

@@ -268,24 +268,11 @@ class Run:
 
     def _delivery(self) -> Delivery:
         options = {} if self._new.version is None else {"version": self._new.version}
-        message = Message[Any](
-            queue_name=self._new.queue,
-            actor_name=self._new.type,
-            args=(json.loads(self._new.payload),),
-            kwargs={},
-            options=options,
-            message_id=self.id,
-            message_timestamp=int(self._created.timestamp() * 1000),
-        )
-        max_attempts = self._new.max_attempts or 0
+        payload, created = json.loads(self._new.payload), int(self._created.timestamp() * 1000)
+        message = Message[Any](self._new.queue, self._new.type, (payload,), {}, options, self.id, created)
+        most, token = self._new.max_attempts or 0, self._starts
         return Delivery(
-            message,
-            stream="",
-            entry=b"",
-            body=b"",
-            attempts=self._attempts,
-            max_attempts=max_attempts,
-            token=self._starts,
+            message, stream="", entry=b"", body=b"", attempts=self._attempts, max_attempts=most, token=token
         )
 
 

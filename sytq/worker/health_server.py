@@ -113,7 +113,6 @@ class HealthServer:
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
     request_queue_size = 64
 
 
