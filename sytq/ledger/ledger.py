@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import peewee
+from peewee import Value
 
 from sytq.errors import Lost
 from sytq.ledger import dependencies
@@ -18,7 +19,7 @@ from sytq.ledger.insert import Accepted, Existing, write_new
 from sytq.ledger.insert import NewTask as NewTask
 from sytq.ledger.models import MODELS, Attempt, Step, Task, UniqueKey
 from sytq.ledger.values import utcnow
-from sytq.states import DEAD, QUEUED, SCHEDULED, TERMINAL, UNFINISHED
+from sytq.states import DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL, UNFINISHED
 
 T = TypeVar("T")
 #: The fencing token of a step that no attempt is running.
@@ -33,6 +34,18 @@ class History(NamedTuple):
     steps: list[Step]
     released_at: dt.datetime | None
     is_cut: bool = False
+
+
+class Unfinished(NamedTuple):
+    """An unfinished task; `created_at` as stored: SQLite compares text, and the digits of a second differ by writer."""
+
+    state: str
+    created_at: str
+    id: str
+
+
+#: The states in the order in which lost tasks are looked for: those that can run at once come first.
+_SWEPT = (QUEUED, RUNNING, RETRYING, SCHEDULED)
 
 
 class Ledger:
@@ -206,11 +219,25 @@ class Ledger:
 
         return read(self.database, work)
 
-    def unfinished(self, after: str, limit: int) -> list[str]:
-        """Return up to `limit` ids above `after`, in order, of unfinished tasks that may run."""
-        may_run = Task.state.in_(UNFINISHED), Task.held.is_null(), Task.id > after
-        query = Task.select(Task.id).where(*may_run).order_by(Task.id).limit(limit)
-        return read(self.database, lambda: [task.id for task in query])
+    def unfinished(self, after: Unfinished | None, limit: int) -> list[Unfinished]:
+        """Return up to `limit` unfinished tasks that may run, behind `after`: state by state, each oldest first."""
+
+        def work() -> list[Unfinished]:
+            found: list[Unfinished] = []
+            for state in _SWEPT[_SWEPT.index(after.state) if after else 0 :]:
+                where = [Task.state == state, Task.held.is_null()]
+                if after and state == after.state:
+                    created = Value(after.created_at, converter=False)  # as stored, see Unfinished
+                    where.append(Task.created_at >= created)
+                    where.append((Task.created_at > created) | (Task.id > after.id))
+                query: Any = Task.select(Value(state), Task.created_at.cast("CHAR"), Task.id).where(*where)
+                rows = query.order_by(Task.created_at, Task.id).limit(limit - len(found)).tuples()
+                found += [Unfinished(*row) for row in rows]
+                if len(found) == limit:
+                    break
+            return found
+
+        return read(self.database, work)
 
     def newcomers(self, since: dt.datetime, after: str, limit: int) -> list[tuple[str, dt.datetime]]:
         """Return ids and times of tasks never started (nor held) that were created from `since` on, oldest first; of

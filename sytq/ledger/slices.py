@@ -53,8 +53,9 @@ class Scan:
 
     def __init__(self, wanted: Filter, order: Order, mysql: bool) -> None:
         self._order = order
-        # Of type and queue one has an index together with the state.
-        single = [term for term in wanted.terms if term.field in ("type", "queue") and _equals_one(term)][:1]
+        # Of type and queue one has an index together with the state; with state and end only the type has.
+        fields = ("type",) if order.by_end else ("type", "queue")
+        single = [term for term in wanted.terms if term.field in fields and _equals_one(term)][:1]
         moments = [term for term in wanted.terms if term.field in order.fields and not term.negated and term.values]
         self.is_restricted = bool(single) or set(wanted.states) != set(STATES)
         shared = condition(Filter(terms=(*single, *moments), now=wanted.now), mysql=mysql)

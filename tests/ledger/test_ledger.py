@@ -23,7 +23,7 @@ from sytq.ledger.models import Attempt, Task
 from sytq.ledger.values import utcnow
 from sytq.plugins import find
 from sytq.service.recording import Recording
-from tests.servers import MySQLServer
+from tests.servers import MySQLServer, poll
 from tests.tables import make_tables
 
 MIGRATIONS = sorted(file.stem for file in Path(migrations.__file__).parent.glob("[0-9]*.py"))
@@ -68,6 +68,49 @@ def test_concurrent_migrations_run_once(database_url: str) -> None:
     assert pending(databases[0]) == []
     for database in databases:
         database.close_all()
+
+
+def test_a_migration_behind_a_long_transaction_holds_nobody_up(mysql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "_WAIT", 1)
+    database, reader = open_database(mysql_url), open_database(mysql_url)
+    make_tables(database)
+    with database.connection_context():
+        database.execute_sql("CREATE INDEX sytq_tasks_state_id ON sytq_tasks (state, id)")
+        database.execute_sql("DELETE FROM sytq_migrations WHERE name = '0019_indexes'")
+    done: list[list[str]] = []
+    with reader.connection_context():
+        with reader.atomic("REPEATABLE READ"):  # type: ignore[no-untyped-call]
+            reader.execute_sql("SELECT COUNT(*) FROM sytq_tasks")
+            thread = threading.Thread(target=lambda: done.append(migrate(database)))
+            thread.start()
+            waiting = (
+                "SELECT COUNT(*) FROM information_schema.processlist WHERE state LIKE 'Waiting for table metadata%%'"
+            )
+            poll(lambda: reader.execute_sql(waiting).fetchone()[0])
+            Ledger(database).accept([new()])  # behind the migration, which lets it pass
+            assert done == []
+        thread.join()
+    assert done == [["0019_indexes"]]
+    with database.connection_context():
+        assert "sytq_tasks_state_id" not in {index.name for index in database.get_indexes("sytq_tasks")}
+    database.close_all()
+    reader.close_all()
+
+
+def test_unfinished_tasks_are_paged_by_state_and_time_each_once(ledger: Ledger) -> None:
+    ids = [accepted(ledger) for _ in range(9)]
+    with ledger.database.connection_context():
+        for number, task_id in enumerate(ids):
+            state = ("running", "queued", "retrying", "scheduled", "dead")[number % 5]
+            moment = f"2026-01-01 00:00:00.{'1' if number < 5 else '100000'}"  # digits as other programs write them
+            sql = f"UPDATE sytq_tasks SET state = '{state}', created_at = '{moment}' WHERE id = '{task_id}'"
+            ledger.database.execute_sql(sql)
+    for size in (1, 2, 3, 20):
+        pages = [ledger.unfinished(None, size)]
+        while len(pages[-1]) == size:
+            pages.append(ledger.unfinished(pages[-1][-1], size))
+        found = [task.id for page in pages for task in page]
+        assert found == [ids[n] for n in (1, 6, 0, 5, 2, 7, 3, 8)]
 
 
 def test_plugin_migrations_keep_existing_tables(database_url: str) -> None:

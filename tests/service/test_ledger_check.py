@@ -112,7 +112,8 @@ def test_ready_finds_a_full_disk_and_leaves_the_server_alive() -> None:
 
 
 def test_ready_finds_a_full_disk_below_sqlite(sqlite: peewee.Database) -> None:
-    # One connection, whose file may not grow.
+    # One connection, whose file may not grow; it has no free pages.
+    sqlite.execute_sql("VACUUM")
     (pages,) = sqlite.execute_sql("PRAGMA page_count").fetchone()
     sqlite.execute_sql(f"PRAGMA max_page_count = {pages}")
     assert "full" in look(sqlite, list)

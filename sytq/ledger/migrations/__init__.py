@@ -16,6 +16,9 @@ from sytq.ledger.lost_tables import lost, make_anew
 from sytq.plugins import Plugin
 
 _LOCK = "sytq_migrate"
+#: Seconds for which a change of a table waits for older transactions (a backup, say) before it is tried again: newer
+#: statements on that table wait behind it.
+_WAIT = 3
 
 
 #: Names of migrations by plugin; those of the core are under "".
@@ -84,9 +87,11 @@ def migrate(database: peewee.Database, plugins: Iterable[Plugin] = (), level: Le
         (held,) = database.execute_sql("SELECT GET_LOCK(%s, 60)", (_LOCK,)).fetchone()
         if held != 1:
             raise peewee.OperationalError(1205, "another migration holds the lock")
+        database.execute_sql(f"SET SESSION lock_wait_timeout = {_WAIT}")
         try:
             return apply()
         finally:
+            database.execute_sql("SET SESSION lock_wait_timeout = @@GLOBAL.lock_wait_timeout")
             database.execute_sql("SELECT RELEASE_LOCK(%s)", (_LOCK,))
 
     return read(database, locked) if is_mysql(database) else transact(database, apply)

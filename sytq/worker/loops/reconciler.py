@@ -22,7 +22,7 @@ from sytq.errors import InvalidInput
 from sytq.ledger.database import read
 from sytq.ledger.dependencies import missed_ends
 from sytq.ledger.events import Event
-from sytq.ledger.ledger import Ledger
+from sytq.ledger.ledger import Ledger, Unfinished
 from sytq.ledger.models import Task
 from sytq.ledger.values import utcnow
 from sytq.observability.metrics import Counter
@@ -72,7 +72,7 @@ class Reconciler(LeasedLoop):
         self._operator = operator
         self._liveness = liveness
         self._paired = paired
-        self._cursor = ""
+        self._cursor: Unfinished | None = None
         self._unknown: dict[str, float] = {}  # task that Redis did not know -> when it was first looked at
         self._loss_until = 0.0
         self._waits: tuple[str, str] | None = None
@@ -98,8 +98,8 @@ class Reconciler(LeasedLoop):
                 break
             after, since = found[-1]
         page = self._ledger.unfinished(self._cursor, _PAGE)
-        dispatched += self._dispatch_missing(page)
-        self._cursor = page[-1] if len(page) == _PAGE else ""
+        dispatched += self._dispatch_missing([task.id for task in page])
+        self._cursor = page[-1] if len(page) == _PAGE else None
         # While tasks are missing (Redis was emptied) the next round follows at once.
         if released or (dispatched and self._cursor):
             return 0.0
