@@ -23,7 +23,7 @@ from sytq.api.dashboard.navigation import LOGIN, LOGOUT
 from sytq.api.dashboard.rendering import relative, url
 from sytq.api.forwarded import address_in, names_remote_client
 from sytq.api.quota import Quota
-from sytq.api.sessions import Sessions, session_of, take_back
+from sytq.api.sessions import Sessions, session_of, set_cookie
 from sytq.api.threads import Threads
 from sytq.config import Settings
 from sytq.errors import ConfigError, DatabaseUnavailable, Overloaded
@@ -88,7 +88,9 @@ class Auth:
     async def _authenticated(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, client: object) -> Caller:
         """The caller of a request. Raises HTTPStatus to lead a browser to the login form."""
         header = req.get_header("Authorization")
-        if not self._dashboard.enabled or not (is_page(req.path) or _is_browser_at_root(req)):
+        # A browser at `/` is led to the dashboard.
+        at_root = req.path == "/" and req.method in _SAFE and "text/html" in (req.get_header("Accept") or "")
+        if not self._dashboard.enabled or not (is_page(req.path) or at_root):
             return await self._credentials.caller(header, client)
         token = session_of(req)
         caller = await self._sessions.caller(token, client) if token else None
@@ -98,7 +100,7 @@ class Auth:
         if header is not None:
             return await self._credentials.caller(header, client)
         if token:
-            take_back(req, resp)
+            set_cookie(req, resp, None)
         if req.get_header("HX-Request"):
             # No Basic: the browser would ask for a password over the page.
             raise falcon.HTTPUnauthorized(description="your session has ended; log in again", challenges=["Bearer"])
@@ -161,11 +163,6 @@ def users_of(settings: Settings) -> dict[str, str]:
 
 def _is_open(path: str) -> bool:
     return path in OPEN or path.startswith(_STATIC)
-
-
-def _is_browser_at_root(req: falcon.asgi.Request) -> bool:
-    """Whether `/` leads to the dashboard."""
-    return req.path == "/" and req.method in _SAFE and "text/html" in (req.get_header("Accept") or "")
 
 
 def _is_proxied(req: falcon.asgi.Request) -> bool:

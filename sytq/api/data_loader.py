@@ -32,10 +32,7 @@ _REDIS_TIMEOUT, _REDIS_PAUSE = 1.0, 5.0
 
 
 class DataLoader:
-    """Belongs to one event loop.
-
-    The methods raise Overloaded and DatabaseUnavailable.
-    """
+    """Belongs to one event loop. The methods raise Overloaded and DatabaseUnavailable."""
 
     def __init__(self, ledger: Ledger, inspection: Inspection, sql: Threads, redis: Threads) -> None:
         self._ledger = ledger

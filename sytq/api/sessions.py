@@ -143,16 +143,11 @@ def session_of(req: falcon.asgi.Request) -> str | None:
     return values.pop() if len(values) == 1 else None
 
 
-def give(req: falcon.asgi.Request, resp: falcon.asgi.Response, token: str) -> None:
-    """Set the cookie, until the browser is closed."""
-    secure = req.scheme == "https"
-    resp.set_cookie(_name(req), token, path=_path(req), http_only=True, secure=secure, same_site="Lax")
-
-
-def take_back(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Remove the cookie."""
+def set_cookie(req: falcon.asgi.Request, resp: falcon.asgi.Response, token: str | None) -> None:
+    """Set the cookie, until the browser is closed; without a token, remove it."""
+    name, path, expires = _name(req), _path(req), None if token else _PAST
     secure = req.scheme == "https"  # a browser refuses what is not, also to remove a cookie whose name demands it
-    resp.set_cookie(_name(req), "", expires=_PAST, path=_path(req), http_only=True, secure=secure, same_site="Lax")
+    resp.set_cookie(name, token or "", expires=expires, path=path, http_only=True, secure=secure, same_site="Lax")
 
 
 def _name(req: falcon.asgi.Request) -> str:

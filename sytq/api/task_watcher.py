@@ -94,7 +94,7 @@ class TaskWatcher:
             if not watched.listeners:
                 del self._watched[task_id]
 
-    async def ended(self, task_id: str, timeout: float, stop: asyncio.Event | None = None) -> bool:
+    async def ended(self, task_id: str, timeout: float, stop: asyncio.Event) -> bool:
         """Wait until a task has ended; False after `timeout` seconds, or when `stop` is set. Raises Overloaded."""
         async with self.watch(task_id) as watched:
             deadline = time.monotonic() + timeout
@@ -144,14 +144,12 @@ class TaskWatcher:
                 changed.set_result(None)
 
 
-async def change(watched: Watched, timeout: float, stop: asyncio.Event | None = None) -> bool:
+async def change(watched: Watched, timeout: float, stop: asyncio.Event) -> bool:
     """Wait for the next change; False after `timeout` seconds, or when `stop` is set."""
-    if timeout <= 0 or (stop is not None and stop.is_set()):
+    if timeout <= 0 or stop.is_set():
         return False
-    changed = watched.changed
-    stopped = asyncio.ensure_future(stop.wait()) if stop is not None else None
-    either: set[asyncio.Future[Any]] = {changed, stopped} if stopped is not None else {changed}
+    changed, stopped = watched.changed, asyncio.ensure_future(stop.wait())
+    either: set[asyncio.Future[Any]] = {changed, stopped}
     await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    if stopped is not None:
-        stopped.cancel()
+    stopped.cancel()
     return changed.done()

@@ -23,13 +23,7 @@ app.command("list")(
     task_list.lister(
         "List dead tasks, latest first.",
         dead_or_cancelled,
-        {
-            "id": lambda task: task["id"],
-            "type": lambda task: task["type"],
-            "attempts": lambda task: task["attempts"],
-            "died": lambda task: task_list.since(task["finished_at"]),
-            "error": lambda task: task["error"],
-        },
+        {"id": "id", "type": "type", "attempts": "attempts", "died": "finished_at", "error": "error"},
     )
 )
 

@@ -40,7 +40,8 @@ def seed(
     if remove:
         _remove(parts, json_wanted)
         return
-    if not yes and not _is_of_dev(parts) and rows.others(parts.database):
+    path = Path(parts.settings.database_url.removeprefix("sqlite:///")).absolute()
+    if not yes and path != Folder(Path(".sytq")).database and rows.others(parts.database):
         raise SytqError(
             "this database has tasks that are not made up: in production, made-up ones would falsify counts, charts"
             " and spend; with --yes they are added all the same (and `sytq seed --remove` deletes them)"
@@ -58,11 +59,6 @@ def seed(
     if parts.settings.retention < DAYS * 86400:
         kept = format_duration(parts.settings.retention)
         typer.echo(f"note: `cleanup` deletes what ended more than {kept} ago (queue.retention)", err=True)
-
-
-def _is_of_dev(parts: Runtime) -> bool:
-    path = parts.settings.database_url.removeprefix("sqlite:///")
-    return Path(path).absolute() == Folder(Path(".sytq")).database
 
 
 def _remove(parts: Runtime, json_wanted: bool) -> None:

@@ -21,7 +21,6 @@ from sytq.ledger.insert import Accepted, NewTask
 from sytq.ledger.query import parse
 from sytq.runtime import Runtime
 from sytq.states import PRIORITIES, SUCCEEDED
-from sytq.tasktypes.tasktype import TaskType
 
 #: Characters that the column holds besides the type's name.
 _MAX_KEY = 150
@@ -83,13 +82,13 @@ def send(
     parts = open_runtime(file)
     declared = parts.registry.get(type_name)
     try:
-        run_at = at.replace(tzinfo=None) if at else None
-        task = parts.submitter.prepare(
-            type_name, payload(fields or ()), priority=priority, run_at=run_at, unique_key=unique
-        )
+        given = payload(fields or ())
+        task = parts.submitter.prepare(type_name, given, priority=priority, run_at=at, unique_key=unique)
     except InvalidFields as error:
         for name, message in error.fields:
-            typer.echo(f"sytq: {_explained(declared, cell(name), cell(message))}", err=True)
+            if message.startswith("Extra inputs"):
+                message = f"not a field; valid: {', '.join(declared.payload.model_fields) or 'none'}"
+            typer.echo(f"sytq: {cell(name)}: {cell(message)}", err=True)
         raise typer.Exit(1) from None
     (found,) = parts.submitter.submit([_in(parts, task, queue)])
     accepted, task_id = isinstance(found, Accepted), found.id
@@ -122,10 +121,3 @@ def _in(parts: Runtime, task: NewTask, queue: str | None) -> NewTask:
     except InvalidInput as error:
         raise InvalidInput("queue", error.message) from None
     return dataclasses.replace(task, queue=queue)
-
-
-def _explained(declared: TaskType, name: str, message: str) -> str:
-    """The message for an invalid field; for an unknown name, with the known ones."""
-    if message.startswith("Extra inputs"):
-        message = f"not a field; valid: {', '.join(declared.payload.model_fields) or 'none'}"
-    return f"{name}: {message}"

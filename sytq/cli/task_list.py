@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -14,13 +15,11 @@ from sytq.cli.output import age, listing
 from sytq.ledger.query import Filter
 from sytq.ledger.search import Search, TaskPage
 from sytq.ledger.values import iso, utcnow
-from sytq.service.task_view import TaskView, task_view
-
-Columns = Mapping[str, Callable[[TaskView], object]]
+from sytq.service.task_view import task_view
 
 
-def lister(doc: str, read: Callable[[str], Filter], columns: Columns) -> Callable[..., None]:
-    """Make a list command; `read` turns the query into a filter."""
+def lister(doc: str, read: Callable[[str], Filter], columns: Mapping[str, str]) -> Callable[..., None]:
+    """Make a list command; `read` turns the query into a filter. `columns` are title -> field of a task's view."""
 
     def command(
         query: Query = "", limit: Limit = 20, after: After = None, json_wanted: AsJson = False, file: File = None
@@ -31,7 +30,7 @@ def lister(doc: str, read: Callable[[str], Filter], columns: Columns) -> Callabl
         if not page.tasks and page.next is None:
             refuse_unknown(parts, wanted)
         found = [task_view(task, parts.registry) for task in page.tasks]
-        rows = [[column(task) for column in columns.values()] for task in found]
+        rows = [[_cell(view, field) for field in columns.values()] for view in found]
         listing(json_wanted, {"tasks": found, "next": page.next}, list(columns), rows, page.next)
         if page.searched_to is not None:
             typer.echo(f"Stopped: older tasks than {iso(page.searched_to)} were not looked at.", err=True)
@@ -51,6 +50,10 @@ def _found(search: Search, wanted: Filter, limit: int, after: str | None) -> Tas
             more = search.page(wanted, limit=limit - len(page.tasks), after=page.next)
             page = TaskPage(page.tasks + more.tasks, more.next, more.searched_to)
     return page
+
+
+def _cell(view: Mapping[str, Any], field: str) -> Any:
+    return since(view[field]) if field.endswith("_at") else view[field]
 
 
 def since(moment: str | None) -> str | None:

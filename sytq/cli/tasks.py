@@ -29,15 +29,8 @@ Payload = Annotated[bool, typer.Option("--payload/--no-payload", help="Show payl
 ls = task_list.lister(
     "List the latest tasks that match a query. The list is at most a second behind.",
     parse,
-    {
-        "id": lambda task: task["id"],
-        "type": lambda task: task["type"],
-        "queue": lambda task: task["queue"],
-        "state": lambda task: task["state"],
-        "attempts": lambda task: task["attempts"],
-        "age": lambda task: task_list.since(task["created_at"]),
-        "error": lambda task: task["error"],
-    },
+    {"id": "id", "type": "type", "queue": "queue", "state": "state", "attempts": "attempts"}
+    | {"age": "created_at", "error": "error"},
 )
 
 

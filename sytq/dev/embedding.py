@@ -59,15 +59,13 @@ def decide(settings: Settings) -> Embedding:
     given = frozenset(settings.origins)
     name = settings.of(LlmSettings).llm_provider
     # A copied configuration names deepseek with an empty key, which never works.
-    keyless = name == "deepseek" and "llm.provider" not in given and not _has_key(settings, name)
+    keyless = False
+    if name == "deepseek" and "llm.provider" not in given:
+        key = settings.of(LlmSettings).providers[name].api_key
+        keyless = not (key and key.get_secret_value())
     return Embedding(
         given=given,
         redis=not any(key.startswith("redis.") and key != "redis.prefix" for key in given),
         database="database.url" not in given and "mysql.dsn" not in given,
         provider=name is None or keyless,
     )
-
-
-def _has_key(settings: Settings, name: str) -> bool:
-    key = settings.of(LlmSettings).providers[name].api_key
-    return bool(key and key.get_secret_value())

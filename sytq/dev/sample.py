@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 from sytq_plugins.llm.config import LlmSettings
@@ -123,10 +124,7 @@ class Sample:
             await asyncio.sleep(_INTERVAL)
 
     def _look(self, task_id: str) -> tuple[Task | None, ValuationRecord | None]:
-        def row() -> ValuationRecord | None:
-            found: ValuationRecord | None = ValuationRecord.get_or_none(ValuationRecord.id == self.row_id)
-            return found
-
+        row = partial(ValuationRecord.get_or_none, ValuationRecord.id == self.row_id)
         return self._ledger.get(task_id), read(self._ledger.database, row)
 
     def _tell(self, outcome: Outcome, began: float) -> None:
@@ -156,10 +154,8 @@ class Sample:
         known = {"report": f"report written into row {self.row_id} of {TABLE}"}
         for step in self._ledger.steps(task_id):
             if step.finished_at:
-                text = known.get(
-                    step.name, f"provider '{self._settings.of(LlmSettings).llm_provider}' answered ({step.name})"
-                )
-                yield _unix(step.finished_at), text
+                answered = f"provider '{self._settings.of(LlmSettings).llm_provider}' answered ({step.name})"
+                yield _unix(step.finished_at), known.get(step.name, answered)
 
 
 def lines(outcome: Outcome) -> Iterator[str]:

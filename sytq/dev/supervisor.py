@@ -93,7 +93,9 @@ class Supervisor:
         embedding = decide(given)
         self._folder.claim()
         stack.callback(self._folder.release)
-        self._end_leftovers()
+        for name in ("worker", "api"):
+            if Child(name, [], self._folder).end_leftover():
+                _say(f"ended the {name} that an earlier, killed run had left")
         port = self._port or given.api.port
         check_port(given.api.host, port)
         _say(f"sytq dev in {self._folder.path}")
@@ -133,11 +135,6 @@ class Supervisor:
         return await _first([self._work(parts, valuation, embedding, known), *watchers])
 
     # -- starting
-
-    def _end_leftovers(self) -> None:
-        for name in ("worker", "api"):
-            if Child(name, [], self._folder).end_leftover():
-                _say(f"ended the {name} that an earlier, killed run had left")
 
     def _start_redis(self, stack: contextlib.AsyncExitStack) -> EmbeddedServer:
         server = EmbeddedServer(self._folder.redis)
@@ -224,11 +221,9 @@ class Supervisor:
             known = await _workers(parts)
             # Each by itself: the API is back while the worker still drains.
             await asyncio.gather(*(self._renew(child, guard) for child in self._children))
-            try:
-                async with asyncio.timeout(_START_DEADLINE):
-                    await _until_up(parts, api, known)
+            if await _are_up(parts, api, known):
                 _say(f"Reloaded {files}.")
-            except TimeoutError:
+            else:
                 _say(f"API and worker do not answer; see {self._children[0].log.parent}")
 
     async def _keep_redis(self, server: EmbeddedServer) -> None:
@@ -245,13 +240,9 @@ class Supervisor:
     async def _work(self, parts: Runtime, valuation: sample.Sample, embedding: Embedding, known: set[str]) -> int:
         settings = parts.settings
         api = url(settings.api.host, settings.api.port)
-        try:
-            async with asyncio.timeout(_START_DEADLINE):
-                await _until_up(parts, api, known)
-        except TimeoutError:
-            raise DevError(
-                f"API and worker did not answer within {_START_DEADLINE:g} s; see {self._children[0].log.parent}"
-            ) from None
+        if not await _are_up(parts, api, known):
+            logs = self._children[0].log.parent
+            raise DevError(f"API and worker did not answer within {_START_DEADLINE:g} s; see {logs}")
         sizes = f"{settings.worker_processes} process(es), {settings.worker.threads} threads"
         _say_part("worker", f"{sizes}, log {self._children[0].log}")
         _say_part("api", f"{api}, log {self._children[1].log}")
@@ -295,11 +286,17 @@ async def _workers(parts: Runtime) -> set[str]:
     return {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)}
 
 
-async def _until_up(parts: Runtime, api: str, known: set[str]) -> None:
-    """Wait until the API answers and there is a worker besides the `known` ones."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
-        while not await _ready(session, api) or not await _workers(parts) - known:
-            await asyncio.sleep(0.05)
+async def _are_up(parts: Runtime, api: str, known: set[str]) -> bool:
+    """Wait until the API answers and there is a worker besides the `known` ones; False when that takes too long."""
+    with contextlib.suppress(TimeoutError):
+        async with (
+            asyncio.timeout(_START_DEADLINE),
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+        ):
+            while not await _ready(session, api) or not await _workers(parts) - known:
+                await asyncio.sleep(0.05)
+            return True
+    return False
 
 
 async def _ready(session: aiohttp.ClientSession, api: str) -> bool:

@@ -10,7 +10,7 @@ import datetime as dt
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -23,6 +23,7 @@ from sytq.ledger.values import from_ms, iso, naive, parsed
 from sytq.service.live_state import current
 from sytq.states import QUEUED, RUNNING, TERMINAL
 
+Moment = TypeVar("Moment", dt.datetime, dt.datetime | None)
 Kind = Literal["running", "permit", "worker", "limiter", "order", "tasks", "time", "retry", "paused", "alone", "other"]
 
 #: What each kind says, before what it is about.
@@ -218,11 +219,7 @@ def _run(attempt: Attempt, end: dt.datetime | None) -> Iterator[Span]:
         yield Span("permit", attempt.attempt, at, got, ", ".join(permit["limiters"]))
 
 
-@overload
-def _utc(moment: dt.datetime) -> dt.datetime: ...
-@overload
-def _utc(moment: dt.datetime | None) -> dt.datetime | None: ...
-def _utc(moment: dt.datetime | None) -> dt.datetime | None:
+def _utc(moment: Moment) -> Moment:
     """A row's time as naive UTC; rows of other programs may have an offset."""
     return naive(moment) if moment is not None and moment.tzinfo else moment
 

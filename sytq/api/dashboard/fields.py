@@ -172,22 +172,15 @@ class Rows(Field):
 
 
 @dataclass(kw_only=True)
-class Pairs(Field):
-    """An object with keys of the caller's. The segment of each of its `values` is the key."""
+class Pairs(Rows):
+    """An object with keys of the caller's. The segment of each of its rows is the key."""
 
     kind = "pairs"
 
-    values: list[Field]
-    is_full: bool
-
-    @property
-    def parts(self) -> Sequence[Field]:
-        return self.values
-
     def value(self) -> Any:
-        if not self.values:
+        if not self.rows:
             return self._when_blank({})
-        return {each.segment: None if (value := each.value()) is ABSENT else value for each in self.values}
+        return {each.segment: None if (value := each.value()) is ABSENT else value for each in self.rows}
 
 
 def is_number(text: str) -> bool:

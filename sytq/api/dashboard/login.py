@@ -12,7 +12,7 @@ from multidict import MultiDict
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.guesses import address_of
 from sytq.api.parameters import parameter
-from sytq.api.sessions import give, session_of
+from sytq.api.sessions import session_of, set_cookie
 from sytq.errors import InvalidInput
 
 log = structlog.get_logger(__name__)
@@ -55,7 +55,7 @@ class LogIn(Page):
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **path: str) -> None:
         await super().on_post(req, resp, **path)
         if (token := getattr(req.context, "begun", None)) is not None:
-            give(req, resp, token)
+            set_cookie(req, resp, token)
 
 
 def _next(wanted: str) -> str:

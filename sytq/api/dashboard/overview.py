@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import falcon.asgi
@@ -58,7 +59,7 @@ class Overview(Page):
         super().__init__(parts, rendering)
         self._figures = Figures(parts.runtime.database)
         self._schedules = Schedules(parts.runtime.database)
-        self._comparison = parts.runtime.comparison()
+        self._compare = partial(status.mismatches, parts.runtime.comparison())
         self._looks: dict[Callable[[], Any], asyncio.Task[Any]] = {}
 
     def audience(self, caller: Caller) -> Hashable:
@@ -89,7 +90,10 @@ class Overview(Page):
             "today": sum(day.values(), Counts()),
             "minutes": RATE_MINUTES,
             "alive": sum(one.age <= runtime.settings.worker.liveness for one in redis.workers),
-            "limiters": _telling(redis.limiters),
+            # Those that hold something up: paused or open ones, then full ones by their wait queue.
+            "limiters": sorted(
+                (one for one in redis.limiters if one.state != "closed" or one.waiting), key=lambda one: one.urgency
+            )[:_LIMITERS],
             "schedules": ledger["schedules"],
             "plugins": found["plugins"] or [],
             "charts": _charts(ledger["chart"]) if ledger["chart"] else None,
@@ -144,9 +148,6 @@ class Overview(Page):
             running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may wait for it
         return await asyncio.wait_for(asyncio.shield(running), _TIMEOUT)
 
-    def _compare(self) -> Sequence[MismatchView]:
-        return status.mismatches(self._comparison)
-
     def _look_at_redis(self) -> _Redis:
         runtime = self._parts.runtime
         asked = runtime.inspection
@@ -183,12 +184,6 @@ async def _soon(read: Awaitable[T]) -> T:
         return await asyncio.wait_for(read, _TIMEOUT)
     except TimeoutError:
         raise DatabaseUnavailable(f"no answer within {_TIMEOUT:g} s") from None
-
-
-def _telling(limiters: Sequence[LimiterState]) -> list[LimiterState]:
-    """The limiters that hold something up: paused or open ones, then full ones by their wait queue."""
-    kept = [one for one in limiters if one.state != "closed" or one.waiting]
-    return sorted(kept, key=lambda one: one.urgency)[:_LIMITERS]
 
 
 def _charts(counts: Mapping[int, Counts]) -> dict[str, Any]:

@@ -151,15 +151,15 @@ class _Builder:
     def _pairs(self, found: dict[str, Any], variant: Node, depth: int) -> Pairs:
         name, node = found["name"], values_of(variant)
         assert node is not None
-        values: list[Field] = []
+        rows: list[Field] = []
         for row in numbers(self._form, name):
             key = self._form.get(f"{name}.{row}~key", "")
             value = self.field(f"{name}.{row}", key, node, is_optional=False, depth=depth)
-            if not key or key in (each.segment for each in values):
+            if not key or key in (each.segment for each in rows):
                 value.errors.append("this key occurs twice" if key else "a key is needed")
-            values.append(value)
+            rows.append(value)
         most = min(MAX_ROWS, variant.get("maxProperties", MAX_ROWS))
-        return Pairs(**found, values=values, is_full=len(values) >= most)
+        return Pairs(**found, rows=rows, is_full=len(rows) >= most)
 
 
 def _text(text: str, found: dict[str, Any], variant: Node, *, must: bool) -> Text:

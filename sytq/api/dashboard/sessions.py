@@ -9,7 +9,7 @@ from multidict import MultiDict
 
 from sytq.api.caller import Caller
 from sytq.api.dashboard.page import Done, Page
-from sytq.api.sessions import login_of, take_back
+from sytq.api.sessions import login_of, set_cookie
 from sytq.ledger.sessions import SHOWN, Login, is_current
 
 _MAX_SHOWN = 500
@@ -56,7 +56,7 @@ class LogOut(SessionsPage):
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **path: str) -> None:
         await super().on_post(req, resp, **path)
-        take_back(req, resp)
+        set_cookie(req, resp, None)
 
 
 def _visible(req: falcon.asgi.Request) -> Login | None:

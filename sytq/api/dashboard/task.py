@@ -16,8 +16,9 @@ from sytq.api.dashboard.blocks import json_text
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.dashboard.rendering import Rendering
 from sytq.api.dashboard.resubmission import commands
-from sytq.api.parts import Parts, Resource
+from sytq.api.parts import Parts
 from sytq.api.v2.requests import Cancellation, NewTime, start_of
+from sytq.api.v2.task import One
 from sytq.broker.state_index import Live
 from sytq.config.masking import masked
 from sytq.errors import DatabaseUnavailable, Overloaded
@@ -132,12 +133,8 @@ class DeleteTask(TaskPage):
         return Done("/tasks", f"The task {path['task_id']} is deleted.")
 
 
-class RawTask(Resource):
+class RawTask(One):
     """GET /dashboard/tasks/{task_id}/raw: the whole task, with what is secret masked; /v2 takes no session's cookie."""
-
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts)
-        self._control = task_control.TaskControl(parts)
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         row, live = await self._control.known(req, task_id)

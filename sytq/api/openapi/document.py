@@ -100,8 +100,9 @@ def _one_of_each_type(schemas: JsonSchema, types: list[TaskType], payloads: Json
         one = copy.deepcopy(general)
         one["title"] = f"NewTask: {known.name}"
         one["properties"]["type"] = {"const": known.name}
-        one["properties"]["payload"] = payloads[known.name]
-        one["required"] = ["type", "payload"] if _requires(schemas, payloads[known.name]) else ["type"]
+        one["properties"]["payload"] = payload = payloads[known.name]
+        model: Any = schemas.get(payload.get("$ref", "").rpartition("/")[2], payload)
+        one["required"] = ["type", "payload"] if model.get("required") else ["type"]
         if known.function.__doc__:
             one["description"] = known.function.__doc__.strip().partition("\n")[0]
         if known.unique is not None:
@@ -113,14 +114,8 @@ def _one_of_each_type(schemas: JsonSchema, types: list[TaskType], payloads: Json
         "oneOf": [{"$ref": reference} for reference in mapping.values()],
         "discriminator": {"propertyName": "type", "mapping": mapping},
     }
-    schemas[requests.NewTasks.__name__]["properties"]["tasks"]["items"] = {
-        "$ref": REF.format(model=requests.NewTask.__name__)
-    }
-
-
-def _requires(schemas: JsonSchema, payload: JsonSchema) -> bool:
-    name = payload.get("$ref", "").rpartition("/")[2]
-    return bool(schemas.get(name, payload).get("required"))
+    item = {"$ref": REF.format(model=requests.NewTask.__name__)}
+    schemas[requests.NewTasks.__name__]["properties"]["tasks"]["items"] = item
 
 
 def _described(operation: Operation, shown: JsonSchema) -> JsonSchema:

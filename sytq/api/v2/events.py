@@ -53,7 +53,7 @@ class Events(One):
         deadline, verify_at, comment_at = now + _STREAM_SECONDS, now + CACHE_SECONDS, now + _KEEP_ALIVE_SECONDS
         async with self._parts.task_watcher.watch(task_id) as watched:
             yield SSEvent(comment="sytq", retry=_RECONNECT_MS)
-            while (now := time.monotonic()) < deadline and not (stop is not None and stop.is_set()):
+            while (now := time.monotonic()) < deadline and not stop.is_set():
                 if now >= verify_at:
                     verify_at = now + CACHE_SECONDS
                     if not await req.context.is_still_valid():

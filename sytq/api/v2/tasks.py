@@ -129,17 +129,9 @@ async def _page(
 def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> list[Prepared]:
     """The task of a request's object and its `then` tasks, not accepted yet. Raises InvalidInput."""
     wanted = validated(NewTask, fields, "body")
-    run_at = when(wanted)
-    first = _prepared(
-        parts,
-        req,
-        wanted,
-        run_at=run_at.replace(tzinfo=None) if run_at else None,
-        unique_key=wanted.unique_key,
-    )
-    tasks = [first]
+    tasks = [_prepared(parts, req, wanted, run_at=when(wanted), unique_key=wanted.unique_key)]
     for place, described in enumerate(wanted.then):
-        behind = {"parent": first.id, "after": (tasks[-1].id,), "on_failure": described.on_failure}
+        behind = {"parent": tasks[0].id, "after": (tasks[-1].id,), "on_failure": described.on_failure}
         try:
             tasks.append(_prepared(parts, req, described, **behind))
         except InvalidInput as error:

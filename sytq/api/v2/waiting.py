@@ -42,7 +42,7 @@ def add_etag(req: falcon.asgi.Request, resp: falcon.asgi.Response, cache: str = 
         resp.status, resp.data = falcon.HTTP_304, None
 
 
-def draining(req: falcon.asgi.Request) -> asyncio.Event | None:
-    """Return the event that sytq.api.worker sets when this process shuts down."""
+def draining(req: falcon.asgi.Request) -> asyncio.Event:
+    """Return the event that sytq.api.worker sets when this process shuts down; under another server nothing does."""
     event: asyncio.Event | None = req.scope.get("state", {}).get("draining")
-    return event
+    return event or asyncio.Event()

@@ -17,7 +17,7 @@ from sytq.cli.doctor.redis import redis
 from sytq.cli.doctor.service import plugins, workers
 from sytq.cli.options import AsJson, File
 from sytq.cli.output import as_json, cell
-from sytq.config import Settings, load
+from sytq.config import load
 from sytq.errors import ConfigError
 from sytq.observability import logs
 
@@ -50,18 +50,16 @@ def doctor(json_wanted: AsJson = False, file: File = None) -> None:
         found = [Finding("config", WARN, said, "see docs/configuration.md") for said in warnings(settings)]
         given = len(settings.origins)
         found = found or [Finding("config", OK, f"valid: {given} given, the others are defaults")]
-        found += examined({**_CHECKS, **_of_plugins(settings)}, settings)
+        checks: dict[str, Check] = dict(_CHECKS)
+        for plugin in settings.installed.plugins:
+            checks |= plugin.checks(settings) if plugin.checks is not None else {}
+        found += examined(checks, settings)
     failed = any(finding.verdict == FAIL for finding in found)
     if json_wanted:
         as_json({"ok": not failed, "checks": [asdict(finding) for finding in found]})
     else:
         _print(found)
     raise typer.Exit(1 if failed else 0)
-
-
-def _of_plugins(settings: Settings) -> dict[str, Check]:
-    brought = [plugin.checks(settings) for plugin in settings.installed.plugins if plugin.checks is not None]
-    return {name: check for checks in brought for name, check in checks.items()}
 
 
 def _print(found: list[Finding]) -> None:
