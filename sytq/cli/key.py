@@ -56,15 +56,9 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
     lines = []
     for shown in found:
         limits = [shown["rate"], f"{shown['daily_tasks']} tasks a day" if shown["daily_tasks"] else None]
-        lines.append(
-            (
-                *(shown[column] for column in ("id", "name", "owner")),
-                " ".join(shown["scopes"]),
-                " ".join(shown["types"] or ["every type"]),
-                ", ".join(limit for limit in limits if limit),
-                *(shown[column] for column in ("last_used_at", "expires_at", "state")),
-            )
-        )
+        rights = " ".join(shown["scopes"]), " ".join(shown["types"] or ["every type"]), ", ".join(filter(None, limits))
+        whose, when = ("id", "name", "owner"), ("last_used_at", "expires_at", "state")
+        lines.append((*(shown[column] for column in whose), *rights, *(shown[column] for column in when)))
     columns = ("id", "name", "owner", "scopes", "types", "limits", "last used", "expires", "state")
     listing(json_wanted, {"keys": found, "next": None}, columns, lines)
 

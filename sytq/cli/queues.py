@@ -41,19 +41,11 @@ def running(
 ) -> None:
     """List running tasks with their worker and how long they have run."""
     page = open_runtime(file).inspection.running(queue=queue, limit=limit, after=after)
-    rows = [
-        (
-            task.id,
-            task.type,
-            task.queue,
-            task.priority,
-            task.attempts,
-            age(task.seconds),
-            age(task.worker_age) or "gone",
-            task.worker + (f" (cancellation requested by {task.cancelled_by})" if task.cancelled_by else ""),
-        )
-        for task in page.items
-    ]
+    rows = []
+    for task in page.items:
+        worker = task.worker + (f" (cancellation requested by {task.cancelled_by})" if task.cancelled_by else "")
+        ages = age(task.seconds), age(task.worker_age) or "gone"
+        rows.append((task.id, task.type, task.queue, task.priority, task.attempts, *ages, worker))
     found = {"tasks": [asdict(task) for task in page.items], "next": page.next}
     columns = ("id", "type", "queue", "priority", "attempt", "running", "heartbeat", "worker")
     listing(json_wanted, found, columns, rows, page.next)

@@ -19,11 +19,7 @@ def list_(limit: Limit = 100, json_wanted: AsJson = False, file: File = None) ->
     """List who is logged in to the dashboard, the last used session first."""
     columns = ("id", "who", "address", "agent", "used_at", "created_at", "expires_at")
     found = [
-        (
-            row.id[:SHOWN],
-            *(who, row.address, row.agent),
-            *(iso(moment) for moment in (row.used_at, row.created_at, row.expires_at)),
-        )
+        (row.id[:SHOWN], who, row.address, row.agent, iso(row.used_at), iso(row.created_at), iso(row.expires_at))
         for row, who in _sessions(file).latest(None, limit)
     ]
     sessions = [dict(zip(columns, entry, strict=True)) for entry in found]

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
@@ -31,9 +31,33 @@ class Shown(NamedTuple):
 
 def shown(found: Sequence[blocks.Block], level: int = 2) -> list[Shown]:
     """The blocks for the template; `level` is that of their highest heading."""
-    made = [_MAKERS[type(block)](block, level) for block in found[:_MAX_BLOCKS]]
+    made = [_block(block, level) for block in found[:_MAX_BLOCKS]]
     more = _more(len(found), _MAX_BLOCKS, "blocks")
     return [*made, Shown("paragraph", "", more)] if more else made
+
+
+def _block(block: blocks.Block, level: int) -> Shown:
+    match block:
+        case blocks.Fields():
+            return _fields(block)
+        case blocks.Table():
+            return _table(block)
+        case blocks.Chart():
+            return _chart(block)
+        case blocks.Action():
+            return _action(block)
+        case blocks.Json():
+            return json_text(block.value)
+        case blocks.Links():
+            links = [_link(link) for link in block.links[:_MAX_FIELDS]]
+            return Shown("links", {"label": _line(block.label), "links": links})
+        case blocks.Markdown():
+            more = _more(len(block.text), markdown.MAX_LENGTH, "characters")
+            return Shown("markdown", markdown.render(mask_text(block.text[: markdown.MAX_LENGTH]), level), more)
+    text, more = mask_text(block.text[:_MAX_TEXT]), _more(len(block.text), _MAX_TEXT, "characters")
+    if isinstance(block, blocks.Code):
+        return Shown("code", {"text": text, "language": _line(block.language)}, more)
+    return Shown("paragraph", text, more)
 
 
 def cell(value: blocks.Cell) -> Shown:
@@ -88,7 +112,7 @@ def _pruned(value: object, depth: int, left: list[int]) -> object:
     return value if value is None or isinstance(value, bool | int | float) else str(value)[:_MAX_CELL]
 
 
-def _fields(block: blocks.Fields, level: int) -> Shown:
+def _fields(block: blocks.Fields) -> Shown:
     given = {_line(name): value for name, value in block.values.items() if value is not None}
     kept = [
         (name, Shown("text", MASK) if is_secret_key(name) else cell(value))
@@ -97,7 +121,7 @@ def _fields(block: blocks.Fields, level: int) -> Shown:
     return Shown("fields", kept, _more(len(given), _MAX_FIELDS, "fields"))
 
 
-def _table(block: blocks.Table, level: int) -> Shown:
+def _table(block: blocks.Table) -> Shown:
     rows = [[cell(value) for value in row[:_MAX_COLUMNS]] for row in block.rows[:_MAX_ROWS]]
     columns = [
         (_line(name), any(row[n].kind == "number" for row in rows if n < len(row)))
@@ -107,25 +131,7 @@ def _table(block: blocks.Table, level: int) -> Shown:
     return Shown("table", value, _more(len(block.rows), _MAX_ROWS, "rows"))
 
 
-def _text(block: blocks.Text, level: int) -> Shown:
-    return Shown("paragraph", mask_text(block.text[:_MAX_TEXT]), _more(len(block.text), _MAX_TEXT, "characters"))
-
-
-def _code(block: blocks.Code, level: int) -> Shown:
-    value = {"text": mask_text(block.text[:_MAX_TEXT]), "language": _line(block.language)}
-    return Shown("code", value, _more(len(block.text), _MAX_TEXT, "characters"))
-
-
-def _markdown(block: blocks.Markdown, level: int) -> Shown:
-    more = _more(len(block.text), markdown.MAX_LENGTH, "characters")
-    return Shown("markdown", markdown.render(mask_text(block.text[: markdown.MAX_LENGTH]), level), more)
-
-
-def _json(block: blocks.Json, level: int) -> Shown:
-    return json_text(block.value)
-
-
-def _chart(block: blocks.Chart, level: int) -> Shown:
+def _chart(block: blocks.Chart) -> Shown:
     series = [
         {"label": _line(name), "values": [_plain(value) for value in values[-_MAX_POINTS:]], "kind": ""}
         for name, values in list(block.series.items())[:_MAX_SERIES]
@@ -135,10 +141,6 @@ def _chart(block: blocks.Chart, level: int) -> Shown:
         raise ValueError("a chart needs a value in each series for each of its times")
     unit = f" {_line(block.unit)}" if block.unit else ""
     return Shown("chart", {"label": _line(block.title), "times": times, "series": series, "unit": unit})
-
-
-def _links(block: blocks.Links, level: int) -> Shown:
-    return Shown("links", {"label": _line(block.label), "links": [_link(link) for link in block.links[:_MAX_FIELDS]]})
 
 
 def _link(link: blocks.Link) -> Shown:
@@ -158,7 +160,7 @@ def _is_web(url: str) -> bool:
     return url.lower().startswith(("http://", "https://")) and bool(parts.hostname) and parts.username is None
 
 
-def _action(action: blocks.Action, level: int = 2) -> Shown:
+def _action(action: blocks.Action) -> Shown:
     if not _ACTION_PATH.fullmatch(action.path):
         raise ValueError(f"'{action.path[:100]}' is not the path of an action; valid: /x/<plugin>/<page>/<action>")
     value = {
@@ -169,19 +171,6 @@ def _action(action: blocks.Action, level: int = 2) -> Shown:
         "confirm": _line(action.confirm),
     }
     return Shown("action", value)
-
-
-_MAKERS: dict[type, Callable[[Any, int], Shown]] = {
-    blocks.Fields: _fields,
-    blocks.Table: _table,
-    blocks.Text: _text,
-    blocks.Code: _code,
-    blocks.Markdown: _markdown,
-    blocks.Json: _json,
-    blocks.Chart: _chart,
-    blocks.Links: _links,
-    blocks.Action: _action,
-}
 
 
 def _more(count: int, most: int, what: str) -> str:

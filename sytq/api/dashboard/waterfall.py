@@ -53,11 +53,6 @@ def _row(span: SpanView, first: dt.datetime, scale: float) -> Row:
         took = (dt.datetime.fromisoformat(span["end"]) - start).total_seconds()
         width = min(max(round(took * scale), _MIN), WIDTH - x)
     words = "running on" if span["kind"] == "running" and span["about"] else WORDS[span["kind"]]
-    return Row(span, words, _path(span), after, took, x, width)
-
-
-def _path(span: SpanView) -> str | None:
     page, about = _PAGES.get(span["kind"]), span["about"]
-    if page is None or about is None:
-        return None
-    return page.format(quote_plus(about) if "?" in page else about)
+    path = page.format(quote_plus(about) if "?" in page else about) if page and about is not None else None
+    return Row(span, words, path, after, took, x, width)
