@@ -18,7 +18,7 @@ from sytq.config import Section
 from sytq.config.values import problem
 from sytq.durations import Duration
 from sytq.errors import InvalidInput
-from sytq.http import MANAGED_HEADERS
+from sytq.http.headers import MANAGED_HEADERS
 from sytq.tasktypes.configured import PayloadFields, TypeFactory, check_places, payload_model
 from sytq.tasktypes.templates import fill, fill_text, places, text
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sytq.broker.limiters import Limiters
     from sytq.broker.pairing import RedisHalf
     from sytq.config import Settings
-    from sytq.http import Guard
+    from sytq.http.guard import Guard
     from sytq.ledger.ledger import Ledger
     from sytq.ledger.pairing import LedgerHalf
     from sytq.service.comparison import Comparison
@@ -122,7 +122,7 @@ class Runtime:
 
     @cached_property
     def guard(self) -> Guard:
-        from sytq.http import Guard
+        from sytq.http.guard import Guard
 
         outbound = self.settings.outbound
         return Guard(

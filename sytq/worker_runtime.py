@@ -25,7 +25,7 @@ from sytq.executor.attempt import Services
 from sytq.executor.broker import StreamsBroker
 from sytq.executor.permits import PermitBatcher
 from sytq.executor.runner import Runner
-from sytq.http import Client
+from sytq.http.client import Client
 from sytq.ledger.schedules import Schedules
 from sytq.ledger.search import Search
 from sytq.ledger.search_upkeep import SearchUpkeep

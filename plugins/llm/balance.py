@@ -74,7 +74,7 @@ async def _is_there(ctx: AsyncContext, provider: Provider) -> bool | None:
     """Whether there is credit; None when the answer is not in DeepSeek's form."""
     import aiohttp
 
-    from sytq.http import ProxyFailed
+    from sytq.http.proxies import ProxyFailed
 
     headers, url = provider.authorization, provider.balance_url or ""
     try:

@@ -18,7 +18,7 @@ from sytq.ledger.values import utcnow
 from .config import Provider
 
 if TYPE_CHECKING:
-    from sytq.http import Answer
+    from sytq.http.client import Answer
 
 TIMEOUT = 5.0
 _MAX_CURRENCIES = 10
@@ -94,7 +94,8 @@ class _Refused(Exception):
 
 async def get(url: str, provider: Provider) -> Answer:
     """What the provider answers to a GET that costs nothing, on the way of its calls. Raises what the client raises."""
-    from sytq.http import Client, Guard
+    from sytq.http.client import Client
+    from sytq.http.guard import Guard
 
     client = Client(Guard())
     try:

@@ -22,7 +22,7 @@ from .envelope import error_in_body, page_title
 if TYPE_CHECKING:
     import aiohttp
 
-    from sytq.http import Client
+    from sytq.http.client import Client
 
 Message = Mapping[str, str]  # {"role": ..., "content": ...}
 Wait = Literal["first_content", "silence", "total"]
@@ -97,7 +97,7 @@ async def complete(client: Client, provider: Provider, request: Request, answer:
     """Ask once, fill in `answer` as it arrives, and return it whole. Raises ChatError only."""
     import aiohttp
 
-    from sytq.http import ProxyFailed
+    from sytq.http.proxies import ProxyFailed
 
     clock = _Clock(provider)
     try:
@@ -206,7 +206,7 @@ def broken(error: Exception, answer: Answer) -> ChatError:
     """The error for a broken connection, without the library's text, which may quote the URL or the answer."""
     import aiohttp
 
-    from sytq.http import ProxyFailed
+    from sytq.http.proxies import ProxyFailed
 
     if "content-encoding" in str(error).lower():
         return ChatError("malformed", "the answer is not compressed as its Content-Encoding says, or not with gzip")

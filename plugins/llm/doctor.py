@@ -40,7 +40,7 @@ def _check(name: str, provider: Provider, settings: Settings) -> Iterator[Findin
 async def _provider(name: str, provider: Provider) -> Finding:
     import aiohttp
 
-    from sytq.http import ProxyFailed
+    from sytq.http.proxies import ProxyFailed
 
     from .chat import broken
 

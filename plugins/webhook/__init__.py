@@ -9,7 +9,7 @@ from typing import Any
 
 from sytq import AsyncContext, Backoff, DashboardPage, Plugin, task
 from sytq.config import Settings
-from sytq.http import parse_url
+from sytq.http.guard import parse_url
 
 from . import hosts_page
 from .config import WebhookSettings, warnings

@@ -74,7 +74,7 @@ def test(
 
 
 async def _run(parts: Runtime, declared: TaskType, delivery: Delivery) -> Outcome:
-    from sytq.http import Client
+    from sytq.http.client import Client
     from sytq.worker_runtime import task_services
 
     client = Client(parts.guard, parts.settings.outbound.proxy)

@@ -10,7 +10,9 @@ from yarl import URL
 
 from sytq import AsyncContext, Fail, Retry, clock
 from sytq.errors import OutboundRefused
-from sytq.http import MANAGED_HEADERS, Timing, parse_url
+from sytq.http.guard import parse_url
+from sytq.http.headers import MANAGED_HEADERS
+from sytq.http.timing import Timing
 
 from . import hosts, record, signing
 from .config import WebhookSettings, first_match
@@ -18,7 +20,7 @@ from .payload import Webhook
 from .verdict import bearing, judge, what_broke
 
 if TYPE_CHECKING:
-    from sytq.http import Answer
+    from sytq.http.client import Answer
 
 _KEPT_BYTES = 64 * 1024  # read of a response, so that the connection can be reused
 
@@ -30,7 +32,8 @@ async def deliver(ctx: AsyncContext, payload: Webhook, *, announces: bool = Fals
     """
     import aiohttp
 
-    from sytq.http import CertificateUnusable, ProxyFailed
+    from sytq.http.proxies import ProxyFailed
+    from sytq.http.sessions import CertificateUnusable
 
     if payload.ordering_key is not None:
         await ctx.turn()

@@ -9,7 +9,7 @@ from sytq import DashboardContext
 from sytq.blocks import Action, Block, Cell, Duration, Input, Link, State, Table, Text
 from sytq.broker.limiter_states import LimiterState
 from sytq.errors import DatabaseUnavailable, InvalidInput, OutboundRefused, RedisUnavailable
-from sytq.http import parse_url
+from sytq.http.guard import parse_url
 
 from .hosts import FailingHost
 from .payload import test_body

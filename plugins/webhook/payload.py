@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from sytq import Backoff, clock
 from sytq.durations import Duration
 from sytq.errors import InvalidInput, OutboundRefused
-from sytq.http import check_headers, parse_url
+from sytq.http.guard import parse_url
+from sytq.http.headers import check_headers
 from sytq.tasktypes.payload import encode
 
 _Pause = Annotated[Duration, Field(ge=1, le=86_400)]

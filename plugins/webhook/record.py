@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sytq.config.masking import MASK, is_secret_key, mask_text
 
 if TYPE_CHECKING:
-    from sytq.http import Answer
+    from sytq.http.client import Answer
 
 _QUERY = re.compile(r"((?:https?://|^/)[^\s?#\"'<>]*)\?[^\s#\"'<>]+")
 _MOST_HEADERS = 30

@@ -14,7 +14,7 @@ from sytq.tls import explain
 if TYPE_CHECKING:
     import aiohttp
 
-    from sytq.http import Answer
+    from sytq.http.client import Answer
 
 _RETRY_AFTER_BOUNDS = (1.0, 24 * 3600.0)  # seconds; a receiver can cause neither a busy loop nor an endless wait
 _OS_ERRORS = {
@@ -68,7 +68,7 @@ def what_broke(error: aiohttp.ClientError | TimeoutError, host: str) -> tuple[st
 
     import aiohttp
 
-    from sytq.http import NotHttp, UnknownHost
+    from sytq.http.sessions import NotHttp, UnknownHost
 
     if isinstance(error, TimeoutError):
         return "timeout", f"{host} {error}" if str(error) else f"{host} timed out"

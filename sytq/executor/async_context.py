@@ -38,7 +38,7 @@ from sytq.tasktypes.payload import encode
 from sytq.tasktypes.tasktype import TaskType
 
 if TYPE_CHECKING:
-    from sytq.http import Client
+    from sytq.http.client import Client
 
 T = TypeVar("T")
 

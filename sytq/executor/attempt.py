@@ -28,7 +28,7 @@ from sytq.tasktypes.payload import encode
 from sytq.tasktypes.tasktype import TaskType
 
 if TYPE_CHECKING:
-    from sytq.http import Client
+    from sytq.http.client import Client
 
 _MOST_DETAIL = 64 << 10
 

@@ -13,7 +13,7 @@ from sytq.executor.attempt import Attempt
 from sytq.executor.portal import Portal
 
 if TYPE_CHECKING:
-    from sytq.http import BlockingClient
+    from sytq.http.client import BlockingClient
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -41,7 +41,7 @@ class Context(Attempt):
     @property
     def http(self) -> BlockingClient:
         """The guarded HTTP client."""
-        from sytq.http import BlockingClient
+        from sytq.http.client import BlockingClient
 
         return BlockingClient(self._services.client, self._portal.wait, self.remaining)
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from sytq import clock
 from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.errors import InvalidInput, OutboundRefused, RedisUnavailable
-from sytq.http import Guard
+from sytq.http.guard import Guard
 from sytq.ids import new_id
 from sytq.ledger.dependencies import RULES, OnFailure
 from sytq.ledger.insert import Accepted, Existing

@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from sytq.http import Guard
+from sytq.http.guard import Guard
 from sytq.http.protocol import Connector
 from sytq.http.sessions import Sessions
 

@@ -34,7 +34,7 @@ from sytq.executor.acks import STATES, end_event
 from sytq.executor.hooks import Hooks
 from sytq.executor.runner import Runner
 from sytq.executor.threads import Threads
-from sytq.http import Client
+from sytq.http.client import Client
 from sytq.ledger.insert import Accepted, NewTask
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate

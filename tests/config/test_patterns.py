@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sytq.config.patterns import UrlPattern, check_host_pattern
-from sytq.http import parse_url
+from sytq.http.guard import parse_url
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from sytq_plugins.llm.config import Provider
 
 from sytq.dev.listening import serving
 from sytq.dev.provider import MODEL, PracticeProvider
-from sytq.http import Client, Guard
+from sytq.http.client import Client
+from sytq.http.guard import Guard
 
 T = TypeVar("T")
 KEY = {"Authorization": "Bearer anything"}

@@ -6,7 +6,7 @@ import pytest
 from yarl import URL
 
 from sytq.errors import OutboundRefused
-from sytq.http import Guard, parse_url
+from sytq.http.guard import Guard, parse_url
 
 GOOD = [
     "http://example.com",

@@ -21,7 +21,8 @@ import pytest
 
 from sytq.errors import InvalidInput, OutboundRefused
 from sytq.executor.portal import Portal
-from sytq.http import BlockingClient, Client, Guard
+from sytq.http.client import BlockingClient, Client
+from sytq.http.guard import Guard
 
 LOOPBACK = Guard(["127.0.0.0/8", "::1/128"])
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -442,7 +443,8 @@ CERTIFICATE = Path(__file__).with_name("hook.example.pem")
 
 _TLS_CALLER = """
 import asyncio, socket, sys
-from sytq.http import Client, Guard
+from sytq.http.client import Client
+from sytq.http.guard import Guard
 name, port = sys.argv[1], sys.argv[2]
 def getaddrinfo(host, port, *args, **options):
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
@@ -507,7 +509,7 @@ def test_tls_sni_and_host_header_use_the_requested_name(serve: Any, name: str, t
 
 
 def test_repr_of_an_answer_hides_its_body_and_headers() -> None:
-    from sytq.http import Answer
+    from sytq.http.client import Answer
 
     answer = Answer(200, {"Set-Cookie": "secret"}, b"secret", False, 0.1)
     assert "secret" not in repr(answer) and "200" in repr(answer)
@@ -584,7 +586,7 @@ def test_importing_opens_no_socket_and_starts_no_thread() -> None:
     code = (
         "import socket, threading; made = []; real = socket.socket.__init__\n"
         "socket.socket.__init__ = lambda self, *a, **k: (made.append(a), real(self, *a, **k))[1]\n"
-        "import sytq.http; print(len(made), threading.active_count())"
+        "import sytq.http.client, sytq.http.sessions; print(len(made), threading.active_count())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "1"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sytq.http import Guard
+from sytq.http.guard import Guard
 from tests.connect_proxy import Proxy
 from tests.plugins.deliveries import Attempt, attempt, settings
 

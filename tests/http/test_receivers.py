@@ -10,7 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sytq.http import Answer, Client, Guard, NotHttp
+from sytq.http.client import Answer, Client
+from sytq.http.guard import Guard
+from sytq.http.sessions import NotHttp
 from tests.http.conftest import serve as serve  # the fixture
 
 LOOPBACK = Guard(["127.0.0.0/8"])

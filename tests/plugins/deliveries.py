@@ -20,7 +20,8 @@ from sytq.broker.delivery import Delivery, Outcome
 from sytq.config import Settings
 from sytq.executor.async_context import AsyncContext
 from sytq.executor.attempt import Services
-from sytq.http import Client, Guard
+from sytq.http.client import Client
+from sytq.http.guard import Guard
 from sytq.tasktypes.registry import Registry
 from sytq.worker.middleware.retry import decide
 

@@ -21,7 +21,7 @@ from sytq.config import load
 from sytq.executor.async_context import AsyncContext
 from sytq.executor.context import Context
 from sytq.executor.portal import Portal
-from sytq.http import Client
+from sytq.http.client import Client
 from sytq.runtime import Runtime, build
 from sytq.tasktypes.tasktype import TaskType
 from sytq.worker_runtime import task_services

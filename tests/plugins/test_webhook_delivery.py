@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sytq_plugins.webhook.hosts import limiter_of
 
-from sytq.http import Guard, parse_url
+from sytq.http.guard import Guard, parse_url
 from tests.http.conftest import serve as serve  # the fixture
 from tests.http.test_receivers import BROKEN, WHOLE
 from tests.plugins.deliveries import TASK, Attempt, attempt, settings

@@ -15,7 +15,7 @@ from sytq_plugins.webhook.payload import Webhook
 from sytq_plugins.webhook.signing import secrets_for, sign
 from sytq_plugins.webhook.verdict import retry_after
 
-from sytq.http import parse_url
+from sytq.http.guard import parse_url
 from tests.plugins.deliveries import settings
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

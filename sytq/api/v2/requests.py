@@ -11,7 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 from sytq import clock
 from sytq.durations import Duration
 from sytq.errors import InvalidInput, OutboundRefused
-from sytq.http import Guard, check_headers
+from sytq.http.guard import Guard
+from sytq.http.headers import check_headers
 from sytq.ledger.query.parse import LONGEST
 from sytq.states import Priority
 

@@ -15,7 +15,8 @@ from sytq_plugins.llm.answer import MAX_CONTENT, Answer, ChatError, Reply
 from sytq_plugins.llm.chat import Request, complete
 from sytq_plugins.llm.config import Provider
 
-from sytq.http import Client, Guard
+from sytq.http.client import Client
+from sytq.http.guard import Guard
 from tests.provider import (
     REPORT,
     USAGE,

@@ -16,7 +16,8 @@ from sytq_plugins.llm.chat import complete
 from sytq import Waiting
 from sytq.config import load
 from sytq.errors import ConfigError
-from sytq.http import Client, Guard
+from sytq.http.client import Client
+from sytq.http.guard import Guard
 from sytq.http.proxies import environment_proxy
 from tests.certificates import authority, needs_openssl, server
 from tests.connect_proxy import Proxy
