@@ -55,9 +55,8 @@ class Balances:
     """The balances that this process has read."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Balance] = {}
-        self._failed: dict[str, str] = {}
-        self._due: dict[str, float] = {}
+        #: URL -> the balance that was read last, why a later reading failed, and when the next one is due.
+        self._known: dict[str, tuple[Balance | None, str, float]] = {}
         self._lock = threading.Lock()
 
     def look(self, provider: Provider) -> tuple[Balance | None, str]:
@@ -66,13 +65,12 @@ class Balances:
         if url is None:
             return None, ""
         with self._lock:
-            is_due = time.monotonic() >= self._due.get(url, 0.0)
-            if is_due:
-                self._due[url] = time.monotonic() + _AGAIN  # and no second reading beside it
-            shown = self._known.get(url), self._failed.get(url, "")
+            shown, failed, due = self._known.get(url, (None, "", 0.0))
+            if is_due := time.monotonic() >= due:
+                self._known[url] = shown, failed, time.monotonic() + _AGAIN  # and no second reading beside it
         if is_due:
             threading.Thread(target=self._read, args=(url, provider), name="balance", daemon=True).start()
-        return shown
+        return shown, failed
 
     def _read(self, url: str, provider: Provider) -> None:
         found, failed = None, ""
@@ -81,11 +79,8 @@ class Balances:
         except Exception as error:  # whatever the client or the provider makes of it
             failed = str(error) if isinstance(error, _Refused) else f"does not answer ({type(error).__name__})"
         with self._lock:
-            self._failed[url] = failed
-            if found is not None:
-                self._known[url] = found
-            if not failed:
-                self._due[url] = time.monotonic() + _KEPT
+            shown, _, due = self._known[url]
+            self._known[url] = found or shown, failed, due if failed else time.monotonic() + _KEPT
 
 
 class _Refused(Exception):

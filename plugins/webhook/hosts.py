@@ -73,23 +73,21 @@ async def note(ctx: AsyncContext, limiter: str, *, delivered: bool) -> None:
     if limit is None or not _due(limiter, delivered, min(limit / _LOOKS, _LONGEST_PAUSE)):
         return
     now = clock.utc().replace(tzinfo=None)
-    given_up: list[datetime] = []
 
-    def work(tx: Transaction) -> None:
-        given_up.clear()
-        row = FailingHost.host == limiter
+    def work(tx: Transaction) -> datetime | None:
+        """Return since when the host has failed, where that is too long."""
+        row, since = FailingHost.host == limiter, None
         if not delivered:
             insert_ignore(tx.database, "sytq_failing_hosts", {"host": [limiter], "since": [now]})
             since = FailingHost.get(row).since
             if now - since < timedelta(seconds=limit):
-                return
-            given_up.append(since)  # after a person resumes the host, the time begins anew
-        FailingHost.delete().where(row).execute()
+                return None
+        FailingHost.delete().where(row).execute()  # after a person resumes the host, the time begins anew
+        return since
 
     with contextlib.suppress(DatabaseUnavailable, RedisUnavailable, Lost, Cancelled):
-        await ctx.transaction(work)
-        if given_up:
-            reason = f"only failures since {given_up[0]:%Y-%m-%d %H:%M:%S} UTC"
+        if (since := await ctx.transaction(work)) is not None:
+            reason = f"only failures since {since:%Y-%m-%d %H:%M:%S} UTC"
             await ctx.pause_limiter(limiter, reason, alert=True, configuration=own.webhook_configuration)
 
 
