@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .figures import Figures
 
 _WIDTH, _HEIGHT, _GAP = 720.0, 160.0, 0.25
 _OUTCOMES = ("succeeded", "dead", "cancelled")
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A rectangle with its tooltip; `kind` names its colour."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    kind: str
-    title: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """Stacked bars, one per label; `most` labels the top."""
-
-    bars: list[Bar]
-    labels: list[tuple[float, str]]
-    most: str
-    kinds: list[str]
 
 
 def page(figures: Figures) -> str:
@@ -67,9 +45,10 @@ def page(figures: Figures) -> str:
     )
 
 
-def _chart(stacks: dict[str, dict[str, float]], kinds: list[str], form: str) -> Chart:
+def _chart(stacks: dict[str, dict[str, float]], kinds: list[str], form: str) -> dict[str, Any]:
+    """Stacked bars, one per label, each part with its tooltip; `most` labels the top."""
     most = max((sum(parts.values()) for parts in stacks.values()), default=0.0)
-    bars: list[Bar] = []
+    bars: list[dict[str, Any]] = []
     labels: list[tuple[float, str]] = []
     step = _WIDTH / max(len(stacks), 1)
     every = -(-len(stacks) // 12)  # no more labels than fit
@@ -80,8 +59,9 @@ def _chart(stacks: dict[str, dict[str, float]], kinds: list[str], form: str) -> 
             height = _HEIGHT * value / most if most else 0.0
             y -= height
             if height:
-                title = f"{label}: {form.format(value)} {kind}"
-                bars.append(Bar(round(x, 2), round(y, 2), round(step * (1 - _GAP), 2), round(height, 2), kind, title))
+                box = {"x": x, "y": y, "width": step * (1 - _GAP), "height": height}
+                bar = {name: round(length, 2) for name, length in box.items()}
+                bars.append(bar | {"kind": kind, "title": f"{label}: {form.format(value)} {kind}"})
         if number % every == 0:
             labels.append((round(step * (number + 0.5), 2), label))
-    return Chart(bars, labels, form.format(most), kinds)
+    return {"bars": bars, "labels": labels, "most": form.format(most), "kinds": kinds}
