@@ -130,7 +130,7 @@ async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
     if not wanted:
         raise Fail("nobody to send to: neither the payload nor types.email.to names a recipient")
     try:
-        message = await ctx.blocking(build, payload, config, to, ctx.id, ctx.created_at)
+        message_id, message = await ctx.blocking(build, payload, config, to, ctx.id, ctx.created_at)
     except Unbuildable as error:
         raise Fail(str(error)) from None
     outcomes: dict[str, str] = {}  # address -> "sent", or the refusal with its code
@@ -170,7 +170,7 @@ async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
     lost = {one: outcome for one, outcome in outcomes.items() if outcome != "sent"}
     if not sent:
         raise Fail(f"refused for good for all {len(lost)} recipients ({_codes(lost.values())})")
-    return {"message_id": message.id, "sent": sent, "refused": lost}
+    return {"message_id": message_id, "sent": sent, "refused": lost}
 
 
 def _final(outcome: str) -> bool:

@@ -13,7 +13,7 @@ import aiosmtplib
 
 from sytq.tls import client_context, explain
 
-from .message import Message, address
+from .message import address
 
 if TYPE_CHECKING:
     from . import Config
@@ -36,7 +36,7 @@ class NotLoggedIn(Undelivered):
     """The server refuses the user name and password, or demands them."""
 
 
-async def deliver(config: Config, recipients: list[str], message: Message, seconds: float) -> dict[str, str]:
+async def deliver(config: Config, recipients: list[str], message: bytes, seconds: float) -> dict[str, str]:
     """Return the outcomes of one session, or of a second where the server hangs up in the first.
 
     An outcome is "sent", or the refusal ("5.." for good, "4.." for now). At least one recipient has one. Who
@@ -56,7 +56,7 @@ async def deliver(config: Config, recipients: list[str], message: Message, secon
             taken, outcomes, closed = await _ask_for(smtp, recipients)
             if taken and not closed:
                 try:
-                    await smtp.data(message.data)
+                    await smtp.data(message)
                     outcomes |= dict.fromkeys(taken, "sent")
                 except aiosmtplib.SMTPResponseException as refusal:
                     outcomes |= dict.fromkeys(taken, _reply(refusal))

@@ -9,7 +9,6 @@ import mimetypes
 import os
 import re
 import stat
-from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
@@ -34,12 +33,6 @@ _PLAIN = SMTP.clone(cte_type="7bit")  # for servers without 8BITMIME
 
 class Unbuildable(Exception):
     """The message cannot be built, and a retry would not help."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    id: str
-    data: bytes
 
 
 def _one_line(text: str) -> str:
@@ -72,8 +65,8 @@ def address(mailbox: str) -> str:
     return bare
 
 
-def build(payload: Email, config: Config, to: list[str], task_id: str, created_at: dt.datetime) -> Message:
-    """Raises Unbuildable."""
+def build(payload: Email, config: Config, to: list[str], task_id: str, created_at: dt.datetime) -> tuple[str, bytes]:
+    """Return the Message-ID and the whole message. Raises Unbuildable."""
     assert config.sender
     message = EmailMessage(policy=_PLAIN)
     subject, text, html = payload.subject, payload.text, payload.html
@@ -107,7 +100,7 @@ def build(payload: Email, config: Config, to: list[str], task_id: str, created_a
         message.add_attachment(data, maintype=kind[0], subtype=kind[1], filename=name)
         *_, part = message.iter_attachments()
         part.set_param("filename", name, "Content-Disposition", charset="utf-8")  # else "=?" begins an encoded word
-    return Message(id_, "".join(head).encode("ascii") + message.as_bytes())
+    return id_, "".join(head).encode("ascii") + message.as_bytes()
 
 
 def _named(mailboxes: list[str]) -> list[tuple[str, str]]:

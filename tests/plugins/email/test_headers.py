@@ -31,7 +31,7 @@ texts = st.text(max_size=120).filter(visible)
 
 def written(**payload: Any) -> bytes:
     message = Email(**{"to": ["a@example.com"], "text": "x"} | payload)
-    return build(message, CONFIG, message.to, "0197", NOW).data
+    return build(message, CONFIG, message.to, "0197", NOW)[1]
 
 
 def decoded(raw: str) -> str:
@@ -89,7 +89,7 @@ def test_the_name_of_an_attachment_is_read_as_it_was_given(name: str, tmp_path: 
     (tmp_path / "file.pdf").write_bytes(b"content")
     message = Email(to=["a@example.com"], attachments=[Attachment(path="file.pdf", name=name)])
     config = CONFIG.model_copy(update={"attachments": [tmp_path]})
-    data = build(message, config, message.to, "0197", NOW).data
+    data = build(message, config, message.to, "0197", NOW)[1]
     (attachment,) = parse_email(data).attachments
     assert (attachment.filename, attachment.content) == (name, b"content")
     (part,) = [part for part in email.message_from_bytes(data).walk() if part.get_filename()]
