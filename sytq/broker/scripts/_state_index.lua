@@ -3,14 +3,13 @@
 -- task never looks unknown.
 local function int(n) return string.format('%.0f', n) end
 
+local PARTS = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|(.*)$'
+
 local function unpack_live(value)
   if not value then return nil end
-  local p = {}
-  for part in (value .. '|'):gmatch('([^|]*)|') do p[#p + 1] = part end
-  return {
-    state = p[1], type = p[2], queue = p[3], priority = p[4], attempts = tonumber(p[5]), max = tonumber(p[6]),
-    token = tonumber(p[7]), consumer = p[8], entry = p[9],
-  }
+  local state, kind, queue, priority, attempts, max, token, consumer, entry = value:match(PARTS)
+  return { state = state, type = kind, queue = queue, priority = priority, attempts = tonumber(attempts),
+    max = tonumber(max), token = tonumber(token), consumer = consumer, entry = entry }
 end
 
 local function pack_live(l)
