@@ -26,10 +26,10 @@ local WAITED, GRANTED = 'waited', 'granted'
 
 local TERMINAL = { succeeded = true, dead = true, cancelled = true }
 
--- Removes an entry: while either step is refused it stays pending, and the next reclaim removes it.
-local function drop(stream, group, entry)
-  redis.call('XDEL', stream, entry)
-  redis.call('XACK', stream, group, entry)
+-- Removes entries: while either step is refused they stay pending, and the next reclaim removes them.
+local function drop(stream, group, ...)
+  redis.call('XDEL', stream, ...)
+  redis.call('XACK', stream, group, ...)
 end
 
 -- Delay a task until `due`; notifies the wake-up stream when idle consumers would wake too late for it.

@@ -16,13 +16,26 @@ local STAT = { done = ':succeeded', dead = ':dead', unreadable = ':dead', cancel
   wait = ':waited' }
 local epoch = tonumber(redis.call('GET', KEYS[7]) or math.huge)
 local out, released, refused = {}, {}, {}
+local ids, lives = {}, {}
+for a = ATTEMPTS, #ARGV, 14 do ids[#ids + 1] = ARGV[a + 1] end
 redis.call('HDEL', KEYS[6], '')  -- a full Redis takes the outcomes, for it refuses nothing behind such a first write
-for a = ATTEMPTS, #ARGV, 14 do
+local known, cancels = redis.call('HMGET', live, unpack(ids)), redis.call('HMGET', KEYS[6], unpack(ids))
+for n, id in ipairs(ids) do lives[id] = unpack_live(known[n]) end
+
+-- What is written for all attempts at once.
+local index, answered, crashes, counts, bells, drops = {}, {}, {}, {}, {}, {}
+local function drop_later(stream, entry)
+  drops[stream] = drops[stream] or {}
+  table.insert(drops[stream], entry)
+end
+
+for n, id in ipairs(ids) do
+  local a = ATTEMPTS + (n - 1) * 14
   local slot = SLOTS + (tonumber(ARGV[a]) - 1) * 4
   local stream, delayed, bodies, queue_bell = KEYS[slot + 1], KEYS[slot + 2], KEYS[slot + 3], KEYS[slot + 4]
-  local id, type_name, entry, token, kind = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
+  local type_name, entry, token, kind = ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
   local message = ARGV[a + 9]
-  local l = unpack_live(redis.call('HGET', live, id))
+  local l = lives[id]
   local done = false
   if kind == 'unreadable' then
     done = redis.call('XPENDING', stream, group, entry, entry, 1, me)[1] ~= nil
@@ -40,11 +53,13 @@ for a = ATTEMPTS, #ARGV, 14 do
     done = l.state == 'running' and l.consumer == me and int(l.token) == token
   end
   local event = ARGV[a + 8]
-  local asked = done and redis.call('HEXISTS', KEYS[6], id) == 1
+  local asked = done and cancels[n]
   if asked and not TERMINAL[STATE[kind]] then kind, event = 'cancelled', ARGV[a + 11] end
   if done then
-    local copy = l and l.entry ~= '' and l.entry ~= entry and l.entry  -- registered again after Redis was emptied
+    drop_later(stream, entry)
     if l then
+      local copy = l.entry or ''  -- registered again after Redis was emptied
+      if copy ~= '' and copy ~= entry then drop_later(stream, copy) end
       l.state, l.attempts, l.entry, l.consumer = STATE[kind], tonumber(ARGV[a + 6]), '', ''
       if STATE[kind] == 'retrying' then
         delay(delayed, bodies, bell, id, now + tonumber(ARGV[a + 7]), message)
@@ -53,14 +68,14 @@ for a = ATTEMPTS, #ARGV, 14 do
         l.entry = redis.call('XADD', stream, '*', 'id', id, 'message', message)
       end
       redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', token, 'data', event)
-      redis.call('HSET', live, id, pack_live(l))
+      lives[id] = l
+      index[#index + 1], index[#index + 2] = id, pack_live(l)
+      local count = STAT[kind] and l.type .. STAT[kind]
+      if count then counts[count] = (counts[count] or 0) + 1 end
     end
-    if asked then redis.call('HDEL', KEYS[6], id) end
-    drop(stream, group, entry)
-    if copy then drop(stream, group, copy) end
-    if l and STAT[kind] then redis.call('HINCRBY', stats, l.type .. STAT[kind], 1) end
-    if kind == 'retry' then redis.call('HDEL', KEYS[8], id) end  -- its worker lives: crashes count in a row
-    if ARGV[a + 10] == '1' then redis.call('XADD', queue_bell, 'MAXLEN', '1', '*', 'free', '1') end
+    if asked then answered[#answered + 1] = id end
+    if kind == 'retry' then crashes[#crashes + 1] = id end  -- its worker lives: crashes count in a row
+    if ARGV[a + 10] == '1' then bells[queue_bell] = true end
   end
   if ARGV[a + 13] ~= '' and l and l.consumer == WAITED and int(l.token) == token then
     refused[#refused + 1] = { id, token, ARGV[a + 13], l.priority }
@@ -68,6 +83,12 @@ for a = ATTEMPTS, #ARGV, 14 do
   if ARGV[a + 12] ~= '' then released[#released + 1] = { id, token, ARGV[a + 12], kind } end
   out[#out + 1] = done and 1 or 0
 end
+if #index > 0 then redis.call('HSET', live, unpack(index)) end
+if #answered > 0 then redis.call('HDEL', KEYS[6], unpack(answered)) end
+for stream, entries in pairs(drops) do drop(stream, group, unpack(entries)) end
+for count, number in pairs(counts) do redis.call('HINCRBY', stats, count, number) end
+if #crashes > 0 then redis.call('HDEL', KEYS[8], unpack(crashes)) end
+for queue_bell in pairs(bells) do redis.call('XADD', queue_bell, 'MAXLEN', '1', '*', 'free', '1') end
 if #released + #refused > 0 then
   for _, change in ipairs(limiters(released, refused)) do out[#out + 1] = change end
 end

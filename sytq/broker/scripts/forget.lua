@@ -14,20 +14,21 @@ local function before(a, b)
   local bm, bs = parts(b)
   return am < bm or (am == bm and as < bs)
 end
-local removed = 0
+local entries, ids, tokens = {}, {}, {}
 for _, item in ipairs(redis.call('XRANGE', KEYS[1], '-', ARGV[2], 'COUNT', tonumber(ARGV[3]))) do
   local entry, f = item[1], {}
   if before(last, entry) or (min_pending and not before(entry, min_pending)) then break end
+  entries[#entries + 1] = entry
   for i = 1, #item[2], 2 do f[item[2][i]] = item[2][i + 1] end
-  if f['id'] then
-    local l = unpack_live(redis.call('HGET', KEYS[2], f['id']))
-    if l and TERMINAL[l.state] and int(l.token) == f['token'] then
-      redis.call('HDEL', KEYS[2], f['id'])
-      redis.call('HDEL', KEYS[3], f['id'])
-      redis.call('HDEL', KEYS[4], f['id'])
-    end
-  end
-  redis.call('XDEL', KEYS[1], entry)
-  removed = removed + 1
+  if f['id'] then ids[#ids + 1], tokens[#tokens + 1] = f['id'], f['token'] end
 end
-return removed
+local ended = {}
+for n, known in ipairs(#ids > 0 and redis.call('HMGET', KEYS[2], unpack(ids)) or {}) do
+  local l = unpack_live(known)
+  if l and TERMINAL[l.state] and int(l.token) == tokens[n] then ended[#ended + 1] = ids[n] end
+end
+if #ended > 0 then
+  for k = 2, 4 do redis.call('HDEL', KEYS[k], unpack(ended)) end
+end
+if #entries > 0 then redis.call('XDEL', KEYS[1], unpack(entries)) end
+return #entries
