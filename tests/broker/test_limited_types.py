@@ -112,6 +112,22 @@ def test_p3_reclaimed_task_of_a_lowered_limit_still_counts(play: Play) -> None:
     assert play.called() == ["d"]
 
 
+def test_p3_task_whose_permit_was_freed_before_it_is_reclaimed_waits_for_its_type(play: Play) -> None:
+    limiter = play.limit_type(concurrency=1)
+    submit(play, *"ab", limiters=())
+    assert play.start("killed", slots=1) == ["a"]
+    play.bench.expire_lease("killed")
+    play.bench.heartbeat("heir")
+    assert play.start("heir") == []
+    play.tend()
+    assert play.start("heir") == ["b"]
+    assert play.start("heir", sweep=True) == []
+    assert play.state(limiter).inside == ["b"]
+    assert state(play, "a") == ("retrying", 0)
+    play.ack("b")
+    assert play.called() == ["a"]
+
+
 def test_p2_emptied_redis_starts_no_limited_task_before_permits_are_known(play: Play) -> None:
     limiter = play.limit_type(concurrency=1)
     submit(play, "a", limiters=())

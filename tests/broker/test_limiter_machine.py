@@ -62,7 +62,6 @@ class Fetching(RuleBasedStateMachine):
         self.fetched: dict[str, Permit | None] = {}
         self.inside: dict[str, list[Permit]] = {}  # tasks that run, with the permits of their calls
         self.staying: dict[str, Permit] = {}  # attempts that wait in place
-        self.killed: set[str] = set()  # tasks of dead workers, until they start again
         self.pruned: set[str] = set()  # tasks that may have left a permit behind, which is freed in time
         self.calls: dict[str, list[int]] = defaultdict(list)
         self.names = 0  # of workers: a dead one is replaced
@@ -130,7 +129,6 @@ class Fetching(RuleBasedStateMachine):
             self.pruned |= self.wants.keys() - self.ended  # what they were handed is not taken over
         for name, item in found.items():
             self.running[name], self.tokens[name] = (worker, item), int(item[6])
-            self.killed.discard(name)
             self.begin(name, item)
         self.no_fallback()
 
@@ -222,7 +220,6 @@ class Fetching(RuleBasedStateMachine):
             del self.running[name], self.inside[name]
             self.staying.pop(name, None)
             self.pruned.add(name)
-            self.killed.add(name)
 
     def note_ends(self) -> None:
         """A fetch ends the task of a dead worker whose cancellation was asked for."""
@@ -230,7 +227,6 @@ class Fetching(RuleBasedStateMachine):
             live = self.play.bench.live(name)
             if live and live[0] in TERMINAL:
                 self.ended.add(name)
-                self.killed.discard(name)
 
     def wipe(self) -> None:
         """Redis is emptied; each worker notices, and grants no permit until all have entered theirs."""
@@ -251,7 +247,6 @@ class Fetching(RuleBasedStateMachine):
             if fetched := self.fetched[name]:
                 self.running[name][1][7][0] = str(fetched.acquired_ms).encode()
         self.calls.clear()  # the windows are lost
-        self.killed.clear()
         bench.advance(LEASE_MS)
         for name in self.wants.keys() - self.running.keys() - self.ended:
             self.dispatch(name)
@@ -285,7 +280,7 @@ class Fetching(RuleBasedStateMachine):
             else:
                 for first, last in zip(self.calls[name], self.calls[name][limiter.calls :], strict=False):
                     assert last - first >= limiter.window * 1000, f"too many calls at {name}"
-        of_type = len(self.running.keys() | self.killed)
+        of_type = len(self.running)  # the permits of a dead worker's tasks may be freed before they are reclaimed
         assert of_type <= self.allowed[TYPE], f"{of_type} run, {self.allowed[TYPE]} allowed"
         self.allowed[TYPE] = max(self.type.concurrency, min(self.allowed[TYPE], of_type))
         for permit in self.play.bench.redis.ask("ZRANGE", self.play.bench.keys.permits, 0, -1):

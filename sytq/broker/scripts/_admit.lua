@@ -66,10 +66,12 @@ local function admit(id, l, names, created, of_type)
   for _, limiter in ipairs(wanted.limiters) do
     local known = refusals[limiter.name]
     if known and known.created <= wanted.created then
+      if limiter == own_type then wanted.type_refuses = true end
       known.ms = known.ms + known.step
       return wanted, known
     end
     local reason, ms = judge(limiter, wanted, wanted.own[limiter.name])
+    if reason and limiter == own_type then wanted.type_refuses = true end
     if reason and (not refused or ms > refused.ms) then
       local most = concurrency(limiter)
       local step = pause_of(limiter) and 0 or (limiter.state.took or UNKNOWN_MS) / math.min(most, 1000)

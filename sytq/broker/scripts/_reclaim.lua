@@ -53,8 +53,8 @@ local function end_otherwise(k, entry, fields, l, event, record, unused)
   event.worker, event.finished, event.attempts = l.consumer, now, l.attempts
   -- The event first: without the right to it the task must not look ended.
   redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', cjson.encode(event))
-  if event.state == 'queued' and is_paused(l.type) then
-    held[k .. ':' .. entry] = true  -- the stream has it until leave_streams
+  if event.state == 'queued' and (is_paused(l.type) or not is_suspect(record)) then
+    held[k .. ':' .. entry] = true  -- the stream has it until write_index
     return start_or_wait(k, entry, fields, l)
   elseif event.state == 'queued' then
     park(l, id, fields, record)
@@ -81,14 +81,18 @@ local function reclaim_entry(k, entry, fields, worker, how)
   if l and worker and began then redis.call('HINCRBY', stats, l.type .. ':reclaimed', 1) end
   held[k .. ':' .. entry] = true
   if not began then return start_or_wait(k, entry, fields, l) end
-  -- Where a limiter refuses it starts with the permit of its type alone: its attempt waits for the others as for any further one.
+  -- It waits where its type refuses, and the permit of its attempt was freed meanwhile. Where another limiter does, it starts
+  -- with the permit of its type alone: its attempt waits for the others as for any further one.
   local wanted, refused
   if l then wanted, refused = admit(id, l, field(fields, 'message')) end
+  if refused and wanted.type_refuses and #wanted.own[wanted.own_type.name] == 0 then
+    return end_otherwise(k, entry, fields, l, { state = 'queued', outcome = 'lost' }, record, true)
+  end
   if refused then
     wanted.limiters = { wanted.own_type }
     wanted = wanted.own_type and wanted
   end
-  start(k, entry, fields, true, wanted)
+  start(k, entry, fields, l, true, wanted)
 end
 
 -- Claims a consumer's entries, except those in `skip`.

@@ -15,16 +15,22 @@ local function admit(id, l, message)
   return limited.admit(id, l, names, message:sub(-64):match(TIMESTAMP) or now, of_type)
 end
 
+local index, left_streams = {}, {}  -- what `write_index` writes: id, entry...; stream -> entries that leave it
+
+local function index_later(id, l)
+  local n = #index
+  index[n + 1], index[n + 2] = id, pack_live(l)
+end
+
 -- reclaimed: the outcome of an earlier start is not known and never will be. The attempt of that number begins anew.
 -- wanted: the permits that the task starts with, as `admit` returns it.
-local function start(k, entry, fields, reclaimed, wanted)
+local function start(k, entry, fields, l, reclaimed, wanted)
   local id, message = field(fields, 'id'), field(fields, 'message')
-  local l = unpack_live(redis.call('HGET', live, id))
   if l then
     if not reclaimed then l.attempts = l.attempts + 1 end
     l.token = math.max(l.token + 1, now, min_token)
     l.state, l.consumer, l.entry = 'running', me, entry
-    redis.call('HSET', live, id, pack_live(l))
+    index_later(id, l)
     started[#started + 1] = { id, int(l.token), l.attempts, reclaimed }
     if rate > 0 then redis.call('ZADD', rate_key, now, id .. ':' .. int(l.token)) end
   else
@@ -34,13 +40,10 @@ local function start(k, entry, fields, reclaimed, wanted)
   out[#out + 1] = { k, entry, id, message, l.attempts, l.max, int(l.token), wanted and limited.granted(wanted, int(l.token)) }
 end
 
-local now_waiting, left_streams = {}, {}  -- of tasks that wait from now on: id, entry of the index...; stream -> entries
-
 -- The task leaves its stream, as it waits from now on.
 local function leave_later(k, entry, id, l)
   l.state, l.entry, l.consumer = 'retrying', '', WAITED
-  local n = #now_waiting
-  now_waiting[n + 1], now_waiting[n + 2] = id, pack_live(l)
+  index_later(id, l)
   left_streams[k] = left_streams[k] or {}
   table.insert(left_streams[k], entry)
 end
@@ -53,20 +56,18 @@ local function start_or_wait(k, entry, fields, l)
     delay(delayed_tasks, bodies, WAKE_UP, id, now + liveness / 2, message)
   else
     local wanted, refused = admit(id, l, message)
-    if not refused then return start(k, entry, fields, false, wanted) end
+    if not refused then return start(k, entry, fields, l, false, wanted) end
     limited.wait_for(id, l, wanted, refused, message)
   end
   leave_later(k, entry, id, l)
 end
 
--- Takes the tasks that wait out of their streams. Until then the stream has them: what waits is written first.
-local function leave_streams()
-  if #now_waiting == 0 then return end
+-- Writes what has become of the tasks looked at. Those that wait from now on leave their streams last: until then the
+-- stream has them.
+local function write_index()
+  if #index == 0 then return end
   if limited then limited.write_waits() end
-  redis.call('HSET', live, unpack(now_waiting))
-  for k, entries in pairs(left_streams) do
-    redis.call('XDEL', KEYS[k], unpack(entries))
-    redis.call('XACK', KEYS[k], group, unpack(entries))
-  end
-  now_waiting, left_streams = {}, {}
+  redis.call('HSET', live, unpack(index))
+  for k, entries in pairs(left_streams) do drop(KEYS[k], group, unpack(entries)) end
+  index, left_streams = {}, {}
 end

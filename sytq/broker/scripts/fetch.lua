@@ -14,7 +14,7 @@ if ARGV[10] == '1' and next(limited_types) then
 end
 if ARGV[10] ~= '0' then
   reclaim(ARGV[10] == '1')
-  leave_streams()  -- they have no place within the limit
+  write_index()  -- they have no place within the limit
 end
 
 -- A suspect that waits to run alone (isolate.lua) has a place within limit and rate.
@@ -46,11 +46,9 @@ if room > 0 then
   end
 end
 
-leave_streams()
+write_index()
 
-local function take(k, entry, fields)
-  local id = field(fields, 'id')
-  local l = unpack_live(redis.call('HGET', live, id))
+local function take(k, entry, fields, id, l)
   if l and l.entry ~= entry or not l and is_stray(fields) then
     drop(KEYS[k], group, entry)  -- a second copy: the task has another entry by now, or none
   elseif l and l.state == 'running' then
@@ -65,7 +63,7 @@ local function take(k, entry, fields)
     elseif l then
       start_or_wait(k, entry, fields, l)
     else
-      start(k, entry, fields, false)
+      start(k, entry, fields)
     end
   end
 end
@@ -75,8 +73,11 @@ for k = FIRST, #KEYS do
   while room > 0 and looked_at < 500 do
     local reply = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', room, 'STREAMS', KEYS[k], '>')
     if not reply then break end
-    for _, item in ipairs(reply[1][2]) do take(k, item[1], item[2]) end
-    leave_streams()
+    local ids = {}
+    for n, item in ipairs(reply[1][2]) do ids[n] = field(item[2], 'id') end
+    local known = redis.call('HMGET', live, unpack(ids))
+    for n, item in ipairs(reply[1][2]) do take(k, item[1], item[2], ids[n], unpack_live(known[n])) end
+    write_index()
     looked_at = looked_at + #reply[1][2]
   end
 end
