@@ -124,16 +124,8 @@ class Runtime:
     def guard(self) -> Guard:
         from sytq.http.guard import Guard
 
-        outbound = self.settings.outbound
-        return Guard(
-            outbound.allow_networks,
-            outbound.allow_hosts,
-            schemes=outbound.schemes,
-            ports=outbound.ports,
-            only_hosts=outbound.only_hosts,
-            deny_hosts=outbound.deny_hosts,
-            deny_networks=outbound.deny_networks,
-        )
+        # The section has the guard's options by their names, and the proxy of the client.
+        return Guard(**self.settings.outbound.model_dump(exclude={"proxy"}))
 
     @cached_property
     def submitter(self) -> Submitter:
