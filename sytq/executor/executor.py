@@ -93,15 +93,8 @@ class Executor:
         self, others: Callable[[], Iterable[threading.Thread]], healthy: Callable[[], None], shutdown_timeout: float
     ) -> Watchdog:
         """Start the watchdog over these threads and `others()`; it calls `healthy` while it finds nothing."""
-        watchdog = Watchdog(
-            self.event_loop,
-            (self.heartbeat, self.event_loop),
-            lambda: [*others(), *self.event_loop.threads.threads],
-            self.find,
-            healthy,
-            shutdown_timeout=shutdown_timeout + _FLUSH,
-            stalled=max(_STALLED, 15 * self.lease),
-        )
+        stalled = max(_STALLED, 15 * self.lease)
+        watchdog = Watchdog(self, others, healthy, shutdown_timeout=shutdown_timeout + _FLUSH, stalled=stalled)
         watchdog.start()
         self._watchdog = watchdog
         return watchdog

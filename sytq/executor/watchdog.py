@@ -12,14 +12,16 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import structlog
 
-from sytq.broker.delivery import Delivery
-from sytq.executor.event_loop import EventLoop
 from sytq.exit_status import WATCHDOG
 from sytq.observability.metrics import Counter
+
+if TYPE_CHECKING:
+    from sytq.executor.executor import Executor
 
 log = structlog.get_logger(__name__)
 
@@ -38,30 +40,27 @@ def turn() -> None:
 
 
 class Watchdog(threading.Thread):
-    """Watches `vital` and `others()`: every thread is alive, and a thread that has called `turn` keeps calling it.
+    """Watches an executor and `others()`: every thread is alive, and a thread that has called `turn` keeps calling it.
 
-    `healthy` is called after each look without a finding, and during an orderly end. Without a vital thread no task
-    here can finish, and the process ends at once; without another thread it ends in an orderly way, within
+    `healthy` is called after each look without a finding, and during an orderly end. Without its heartbeat or event
+    loop no task here can finish, and the process ends at once; without another thread it ends in an orderly way, within
     `shutdown_timeout` seconds. `stalled` is the longest time without a turn (seconds); time in which the whole process
     was stopped (SIGSTOP, a suspended machine) does not count.
     """
 
     def __init__(
         self,
-        event_loop: EventLoop,
-        vital: Collection[threading.Thread],
+        executor: Executor,
         others: Callable[[], Iterable[threading.Thread]],
-        find: Callable[[str], Delivery | None],
         healthy: Callable[[], None],
         *,
         shutdown_timeout: float,
         stalled: float,
     ) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self._event_loop = event_loop
-        self._vital = vital
+        self._event_loop, self._find = executor.event_loop, executor.find
+        self._vital = (executor.heartbeat, executor.event_loop)
         self._others = others
-        self._find = find
         self._healthy = healthy
         self._shutdown_timeout = shutdown_timeout
         self._stalled = stalled
@@ -94,7 +93,7 @@ class Watchdog(threading.Thread):
             time.sleep(_TICK)
 
     def _look(self, elapsed: float) -> None:
-        for thread in (*self._vital, *self._others()):
+        for thread in (*self._vital, *self._event_loop.threads.threads, *self._others()):
             turns = _turns.get(thread, 0)
             known, quiet = self._quiet.get(thread, (turns, 0.0))
             quiet = quiet + elapsed if turns and turns == known else 0.0

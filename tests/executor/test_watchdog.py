@@ -136,9 +136,7 @@ def make_progress():
 
 thread = threading.Thread(target=make_progress, name="round", daemon=True)
 thread.start()
-vital = (worker.heartbeat, worker.event_loop)
-others, healthy = lambda: [thread], lambda: None
-Watchdog(worker.event_loop, vital, others, worker.find, healthy, shutdown_timeout=1.0, stalled=4.0).start()
+Watchdog(worker, lambda: [thread], lambda: None, shutdown_timeout=1.0, stalled=4.0).start()
 print("ready", flush=True)
 sys.stdin.readline()
 stuck.set()
