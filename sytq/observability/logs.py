@@ -26,7 +26,7 @@ SHOWN = frozenset(
     {
         *("level", "msg", "time", "logger", "process", "exception", "stack"),
         *("task_id", "job_id", "request_id", "trace_id", "worker_id", "type", "queue", "attempt", "duration"),
-        *("address", "at", "configure", "consumers", "entry", "error", "hook", "host", "kind"),
+        *("address", "at", "configure", "consumers", "entry", "error", "events", "hook", "host", "kind"),
         *("last_lines", "loop", "method", "path"),
         *("pending", "provider", "queues", "reason", "retry_in", "schedule", "source", "status", "step", "store"),
         *("stream", "stream_task", "key", "limiter", "row", "table", "thread", "tick", "token", "caller", "code"),

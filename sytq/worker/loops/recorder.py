@@ -97,18 +97,21 @@ class Recorder(LeasedLoop):
         try:
             self._record(events, also)
             return
-        except _CONTENT:
-            log.exception("a batch of events cannot be written: trying one by one")
-        for event in events:
-            try:
-                self._record([event], also)
-            except _CONTENT as error:
-                _ASIDE.add()
-                log.exception("event set aside", entry=event[0].decode())
-                fields = [part for pair in event[1].items() for part in pair]
-                aside = ("XADD", self.keys.deadletters, "MAXLEN", "~", 10_000, "*", "reason", repr(error)[:500])
-                self.redis.ask(*aside, *fields)
-                self._recording.record([_without_content(known) for known in _readable(event[1])], also=also)
+        except _CONTENT as error:
+            refused = error
+        if len(events) > 1:
+            log.warning("events cannot be written: trying each half", events=len(events), error=type(refused).__name__)
+            middle = len(events) // 2
+            self._record_or_set_aside(events[:middle], also)
+            self._record_or_set_aside(events[middle:], also)
+            return
+        ((entry, fields),) = events
+        _ASIDE.add()
+        log.error("event set aside", entry=entry.decode(), exc_info=refused)
+        flat = [part for pair in fields.items() for part in pair]
+        aside = ("XADD", self.keys.deadletters, "MAXLEN", "~", 10_000, "*", "reason", repr(refused)[:500])
+        self.redis.ask(*aside, *flat)
+        self._recording.record([_without_content(known) for known in _readable(fields)], also=also)
 
     def _record(self, events: Entries, also: Callable[[], None] | None) -> None:
         parsed = [event for _, fields in events for event in events_of(fields)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from structlog.testing import capture_logs
 
 from sytq.ledger import hold
 from sytq.ledger.database import transact
@@ -86,3 +89,22 @@ def test_older_redis_that_has_made_an_event_already_runs_nothing_again(bench: Be
     assert (bench.audited(), bench.held()) == (["broker.set_back"], False)
     assert parts.inspection.live([task]) == {}
     assert recorded_in_redis(redis, keys) == after == transact(parts.database, hold.position)
+
+
+def test_an_event_that_cannot_be_written_holds_no_other_up(bench: Bench) -> None:
+    redis, keys = bench.parts.redis, bench.parts.keys
+    tasks = [bench.installation.submit("plain", f"task {number}") for number in range(100)]
+    end = {"state": "succeeded", "attempts": 1, "worker": "w", "outcome": "succeeded", "started": 1, "finished": 2}
+    for number, task in enumerate(tasks):
+        data = json.dumps(end | {"result": "\ud800" if number == 70 else "7"})
+        last = redis.ask("XADD", keys.events, "*", "kind", "ended", "id", task, "token", 1, "data", data)
+    with capture_logs() as logged:
+        bench.recorder.step()
+    rows = bench.parts.ledger.some(tasks)
+    assert [rows[task].state for task in tasks] == ["succeeded"] * 100
+    assert [rows[task].result for task in tasks] == ["7"] * 70 + [None] + ["7"] * 29
+    assert "cannot be written" in str(rows[tasks[70]].error)
+    assert redis.ask("XLEN", keys.deadletters) == 1
+    assert len(logged) < 10, "one by one it would be a hundred transactions"
+    assert recorded_in_redis(redis, keys) == int(last.split(b"-")[0])
+    assert [attempt.outcome for attempt in bench.parts.ledger.attempts(tasks[71])] == ["succeeded"]
