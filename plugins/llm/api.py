@@ -20,7 +20,6 @@ from .config import LlmSettings
 
 _MAX_LIMIT = 1000
 
-
 _BY = query("by", "What to group the calls by", {"type": "string", "enum": ["", *spend.GROUPS]})
 _SINCE = query(
     "since", "The first day (UTC) whose calls are counted", contracts.or_empty({"type": "string", "format": "date"})

@@ -21,7 +21,6 @@ from .node import Pipeline
 
 _HOURS = "two times of day in UTC such as 16:30-00:30"
 
-
 #: Start and end of a period; the end may be on the next day.
 Hours = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"), _HOURS]
 #: Six decimals of a price per million tokens keep the cost of one token exact in the ledger.

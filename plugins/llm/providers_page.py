@@ -14,7 +14,7 @@ from sytq.ledger.values import utcnow
 from .balances import BALANCES, Balance
 from .config import LlmSettings, Provider
 from .days import sums
-from .spend_page import amount_of, budgets
+from .spend_page import budgets, cost_of
 from .targets import named
 
 _REASON = (Input("reason", "Reason"),)
@@ -38,13 +38,9 @@ def providers_page(ctx: DashboardContext) -> list[Block]:
         missing = [Text("Redis does not answer: what is running, waiting or paused is not known.")]
     today = utcnow().date()
     found = sums(ctx.runtime.database, today, ctx.owner)
+    of = {name: [one for one in found if one.provider == name] for name in own.providers}
     spent = [
-        (
-            name,
-            provider.model,
-            sum(one.calls for one in found if one.provider == name),
-            amount_of(sum(one.cost for one in found if one.provider == name), own.llm.currency),
-        )
+        (name, provider.model, sum(one.calls for one in of[name]), cost_of(of[name], own.llm.currency))
         for name, provider in own.providers.items()
     ]
     return [

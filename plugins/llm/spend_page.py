@@ -34,8 +34,8 @@ def spend_page(ctx: DashboardContext) -> list[Block]:
         Links("Period", periods),
         Fields(
             {
-                "spent today (UTC)": _cost((one for one in found if one.day == today.isoformat()), currency),
-                f"in {days} days": _cost(found, currency),
+                "spent today (UTC)": cost_of((one for one in found if one.day == today.isoformat()), currency),
+                f"in {days} days": cost_of(found, currency),
                 "calls": sum(one.calls for one in found),
                 "calls of unknown cost": sum(one.unknown for one in found),
             }
@@ -55,7 +55,7 @@ def overview(ctx: DashboardContext) -> list[Block]:
     return [
         Fields(
             {
-                "spent today (UTC)": _cost(found, own.llm.currency),
+                "spent today (UTC)": cost_of(found, own.llm.currency),
                 "calls today": sum(one.calls for one in found),
                 "more": Link("Spend", "/x/llm/spend"),
             }
@@ -92,7 +92,8 @@ def amount_of(units: int, currency: str) -> Money:
     return Money(units * spend.UNIT, currency)
 
 
-def _cost(found: Iterable[SpendDay], currency: str) -> Money:
+def cost_of(found: Iterable[SpendDay], currency: str) -> Money:
+    """What these calls cost together."""
     return amount_of(sum(one.cost for one in found), currency)
 
 
@@ -114,7 +115,7 @@ def _table(found: Sequence[SpendDay], by: str, currency: str) -> Table:
         (
             "/".join(names) or "no owner",
             *(sum(getattr(one, name) for one in group) for name in _COUNTS),
-            _cost(group, currency),
+            cost_of(group, currency),
             sum(one.unknown for one in group),
         )
         for names, group in ordered
