@@ -67,9 +67,8 @@ class Credentials:
             self._verified.pop(digest, None)
             self.guesses.count(client)
             if header.partition(" ")[2].lstrip().startswith("sytq_"):
-                raise falcon.HTTPUnauthorized(
-                    description="this key does not exist, is revoked or has expired", challenges=[self._bearer]
-                )
+                said = "this key does not exist, is revoked or has expired"
+                raise falcon.HTTPUnauthorized(description=said, challenges=[self._bearer])
             raise self._refusal("a valid user name and password (HTTP Basic) or a key (Bearer) are needed")
         self.touch(caller)
         return caller

@@ -145,9 +145,8 @@ class SubmissionBatcher:
 
     def _insert(self, batch: list[_Submission]) -> list[Submitted]:
         """Insert a batch inside a transaction. Raises Taken for a submission refused as a whole."""
-        answers = reserve(
-            self._ledger.database, [(one.claim, [task.id for task in one.tasks]) for one in batch if one.claim]
-        )
+        claims = [(one.claim, [task.id for task in one.tasks]) for one in batch if one.claim]
+        answers = reserve(self._ledger.database, claims)
         new = [one for one in batch if one.claim not in answers]
         for one in new:
             if one.also is not None:

@@ -45,9 +45,8 @@ def check(json_wanted: AsJson = False, file: File = None) -> None:
     for warning in found:
         typer.echo(f"warning: {warning}", err=True)
     given = len(settings.origins)
-    typer.echo(
-        f"The configuration is valid: {given} setting{'' if given == 1 else 's'} given, the others are defaults."
-    )
+    many = "" if given == 1 else "s"
+    typer.echo(f"The configuration is valid: {given} setting{many} given, the others are defaults.")
 
 
 @app.command()

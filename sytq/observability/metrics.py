@@ -44,14 +44,11 @@ class Series(dict[tuple[str, ...], Any]):
         if len(labels) != len(self.labels):
             raise ValueError(f"{self._name} has the labels {self.labels}, not {len(labels)} of them")
         with _lock:
-            if self._metric is None:
-                self._metric = (
-                    prometheus_client.Counter(self._name, self._help, self.labels, registry=registry)
-                    if self.kind == "counter"
-                    else prometheus_client.Histogram(
-                        self._name, self._help, self.labels, registry=registry, buckets=BUCKETS
-                    )
-                )
+            about = self._name, self._help, self.labels
+            if self._metric is None and self.kind == "counter":
+                self._metric = prometheus_client.Counter(*about, registry=registry)
+            elif self._metric is None:
+                self._metric = prometheus_client.Histogram(*about, registry=registry, buckets=BUCKETS)
             if len(self) >= _MAX_SERIES and labels not in self:
                 labels = (OTHER,) * len(labels)
             if labels not in self:

@@ -33,19 +33,19 @@ class Message:
 
     def shown(self) -> dict[str, Any]:
         """As `sytq hold adopt --json` prints it."""
-        live, options = self.live, self.fields.get("options", {})
         return {
-            "id": self.id,
-            "type": live.type,
-            "queue": live.queue,
-            "priority": live.priority,
-            "state": live.state,
-            "attempts": live.attempts,
+            **self.columns,
             "payload": self.payload,
             "created_at": iso(self.created_at),
             "scheduled_at": iso(self.due) if self.due else None,
-            "request_id": options.get("request_id"),
+            "request_id": self.fields.get("options", {}).get("request_id"),
         }
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What Redis knows of the task besides its message, by the names of its row's columns."""
+        names = ("type", "queue", "priority", "state", "attempts")
+        return {"id": self.id} | {name: getattr(self.live, name) for name in names}
 
     @property
     def payload(self) -> Any:
@@ -98,14 +98,9 @@ class Adoption:
     def _insert(self, message: Message) -> None:
         live, options = message.live, message.fields["options"]
         row = {
-            "id": message.id,
-            "type": live.type,
-            "queue": live.queue,
-            "priority": live.priority,
-            "state": live.state,
+            **message.columns,
             "payload": json.dumps(message.payload),
             "version": options.get("version"),
-            "attempts": live.attempts,
             "token": live.token,
             "unique_key": self._unique_key(live.type, message.payload, options.get("version")),
             "request_id": options.get("request_id"),

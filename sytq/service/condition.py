@@ -90,11 +90,8 @@ def queues(found: Iterable[QueueView]) -> Iterator[Finding]:
                 yield Finding("queues", WARN, said, "start more workers, or see what holds up those that run")
         for name in queue["paused"]:
             count = queue["set_aside"]
-            aside = (
-                f", {count:,} {'task of the queue is' if count == 1 else 'tasks of the queue are'} set aside"
-                if count
-                else ""
-            )
+            tasks = "task of the queue is" if count == 1 else "tasks of the queue are"
+            aside = f", {count:,} {tasks} set aside" if count else ""
             yield Finding("types", WARN, f"the type {name} is paused{aside}", "resume it when its reason is gone")
 
 

@@ -40,9 +40,9 @@ def number(value: float | None) -> str:
     """With separators of thousands; a fraction with three digits at most, one below 0.1 with six."""
     if value is None:
         return "–"
-    return (
-        f"{value:,}" if isinstance(value, int) else f"{value:,.{6 if abs(value) < 0.1 else 3}f}".rstrip("0").rstrip(".")
-    )
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.{6 if abs(value) < 0.1 else 3}f}".rstrip("0").rstrip(".")
 
 
 def size(value: int | None) -> str:

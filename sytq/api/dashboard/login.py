@@ -42,9 +42,8 @@ class LogIn(Page):
             token = await sessions.log_in(user, secret if user else secret.strip(), client, req.user_agent)
         except falcon.HTTPUnauthorized:
             log.warning("login failed", address=address_of(client))
-            said = (
-                "wrong user name or password" if user else "no valid key: it does not exist, is revoked or has expired"
-            )
+            no_key = "no valid key: it does not exist, is revoked or has expired"
+            said = "wrong user name or password" if user else no_key
             # The API's refusal would make the browser ask for a password itself.
             raise falcon.HTTPUnauthorized(description=said, challenges=["Bearer"]) from None
         if before := session_of(req):

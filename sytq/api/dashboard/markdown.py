@@ -30,9 +30,8 @@ def render(text: str, level: int) -> Markup:
     """The first MAX_LENGTH characters as HTML; `level` is that of the highest heading."""
     text = text[:MAX_LENGTH]
     lines = text.splitlines()
-    tokens = (
-        _PARSER.parse(text) if len(lines) * max((line.count("|") for line in lines), default=0) < _MAX_CELLS else []
-    )
+    cells = len(lines) * max((line.count("|") for line in lines), default=0)
+    tokens = _PARSER.parse(text) if cells < _MAX_CELLS else []
     if not tokens or any(token.level >= _MAX_NESTING - 1 for token in tokens):
         return Markup('<pre tabindex="0" dir="auto">{}</pre>').format(text)
     return Markup("").join(_html(tokens, level))

@@ -145,12 +145,8 @@ def _after(schema: Schema, form: Form) -> Form:
         if any(field.errors for _, field in payload.all()):
             return form
         rest = {name: value for name, value in form.items() if not name.startswith("payload")}
-        make = (
-            json_form(payload.value(), "payload")
-            if change == "as-json"
-            else prefill(schema, payload.value(), "payload")
-        )
-        return rest | make
+        value = payload.value()
+        return rest | (json_form(value, "payload") if change == "as-json" else prefill(schema, value, "payload"))
     after = changed(form, change)
     try:
         fields(schema, after, "payload")

@@ -73,7 +73,8 @@ class Rendering:
             "form": {},
             "theme": next((name for name in _THEMES if name == req.cookies.get("sytq_theme")), None),
             "caller": caller,
-            "may": partial(self._may, caller),
+            # Whether the caller may use what needs a scope, here.
+            "may": lambda scope: caller.may(scope) and (scope == "read" or not self._read_only),
             "read_only": self._read_only,
             "session": req.context.session is not None,
             "entries": [entry for entry in self._entries if caller.may(entry.scope)],
@@ -90,10 +91,6 @@ class Rendering:
         resp.content_type = "text/html; charset=utf-8"
         resp.set_headers(_HEADERS)
         resp.data = text.encode("utf-8", "replace")
-
-    def _may(self, caller: Caller, scope: str) -> bool:
-        """Whether the caller may use what needs a scope, here."""
-        return caller.may(scope) and (scope == "read" or not self._read_only)
 
 
 def relative(req: falcon.asgi.Request) -> str:

@@ -9,9 +9,8 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.parameters import number, parameter
 from sytq.api.parts import Resource
-from sytq.api.v2.answers import AuditEntryView, AuditPage
+from sytq.api.v2.answers import AuditPage
 from sytq.ledger.audit import Audit, AuditFilter, read_period
-from sytq.ledger.models import AuditEntry
 from sytq.ledger.values import iso
 
 _MAX_LIMIT = 200
@@ -32,12 +31,11 @@ class AuditLog(Resource):
         wanted = AuditFilter(who, what, about, since, until)
         found = await self._parts.sql.run(audit.page, wanted, limit=limit, before=before)
         page: AuditPage = {
-            "entries": [_view(row) for row in found.entries],
+            "entries": [
+                {"at": iso(row.at), "who": row.who, "what": row.what, "about": row.about, "detail": row.detail}
+                for row in found.entries
+            ],
             "next": None if found.next is None else str(found.next),
             "searched_to": None if found.looked_back_to is None else iso(found.looked_back_to),
         }
         resp.data = problems.encode(page)
-
-
-def _view(row: AuditEntry) -> AuditEntryView:
-    return {"at": iso(row.at), "who": row.who, "what": row.what, "about": row.about, "detail": row.detail}

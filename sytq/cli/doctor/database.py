@@ -38,9 +38,8 @@ def database(settings: Settings) -> Iterator[Finding]:
         ahead = skew(lambda: Search(base).now().replace(tzinfo=dt.UTC).timestamp())
     except (DatabaseUnavailable, peewee.PeeweeException) as error:
         said = str(error) if isinstance(error, DatabaseUnavailable) else f"the database refuses: {error.args[-1]}"
-        yield Finding(
-            "database", FAIL, said[:300], "start the database, or correct database.url; until then no task is accepted"
-        )
+        todo = "start the database, or correct database.url; until then no task is accepted"
+        yield Finding("database", FAIL, said[:300], todo)
         return
     yield from (_mysql if is_mysql(base) else _sqlite)(base, settings)
     missing = pending(base, settings.installed.plugins)
@@ -105,14 +104,12 @@ def _mysql(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
         yield Finding("database session", OK, "strict SQL mode, UTC")
     else:
         said = f"sql_mode {seen['sql_mode']}, time_zone {seen['time_zone']}: the settings of sytq were lost"
-        yield Finding(
-            "database session", FAIL, said, "configure the proxy so that it does not share sessions between statements"
-        )
+        todo = "configure the proxy so that it does not share sessions between statements"
+        yield Finding("database session", FAIL, said, todo)
     session = {str(seen["character_set_client"]), str(seen["character_set_results"])}
     if session != {"utf8mb4"}:
-        said = (
-            f"the session is {' and '.join(sorted(session))}: the settings of sytq were lost, and characters with them"
-        )
+        charsets = " and ".join(sorted(session))
+        said = f"the session is {charsets}: the settings of sytq were lost, and characters with them"
         yield Finding("database charset", FAIL, said, "configure the proxy so that it keeps each session's utf8mb4")
     elif seen["character_set_database"] != "utf8mb4":
         said = f"session utf8mb4, database {seen['character_set_database']}"
