@@ -26,11 +26,13 @@ worker_connections = 50
 """
 
 
-@pytest.fixture(scope="module")
-def short_timeouts(folder: Path, redis_server: RedisServer) -> Iterator[Installation]:
-    api = Installation(folder, f"sqlite:///{folder / 'sytq.db'}", redis_server.url, **BUILT_IN)
-    conf = folder / "impatient.conf.py"
-    conf.write_text(IMPATIENT)
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+def short_timeouts(request: pytest.FixtureRequest, folder: Path, redis_server: RedisServer) -> Iterator[Installation]:
+    own = folder / request.param
+    own.mkdir()
+    api = Installation(own, f"sqlite:///{own / 'sytq.db'}", redis_server.url, **BUILT_IN)
+    conf = own / "impatient.conf.py"
+    conf.write_text(f"{IMPATIENT}asgi_loop = {request.param!r}\n")
     try:
         api.start_api(conf)
         yield api
