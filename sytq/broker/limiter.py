@@ -151,6 +151,17 @@ def check_limiter_name(name: str) -> None:
         raise InvalidInput("limiter", f"{name[:80]!r} is not valid; valid: up to 300 ASCII characters but space and |")
 
 
+def check_acquired_name(name: str) -> None:
+    """Raise ValueError for the name of a task type's or a queue's limiter."""
+    prefix, _, rest = name.partition(":")
+    if prefix in ("type", "queue"):
+        raise ValueError(
+            f"limiter {name!r}: '{prefix}:' is the limiter of the {prefix} {rest!r}, whose permits are granted with "
+            f"the task and acquired by no code; set its limits in the configuration (limiters.{name}), or give a "
+            "limiter of your own another prefix"
+        )
+
+
 def configured(limiter: Limiter, settings: Mapping[str, LimiterSettings]) -> Limiter:
     """Return the limiter as the configuration has it, where that has its name, else as code states it."""
     own = settings.get(limiter.name)

@@ -20,7 +20,7 @@ from typing_extensions import Unpack
 
 from sytq import clock
 from sytq.broker.delivery import Delivery, cancellation
-from sytq.broker.limiter import Limiter, Permit, configured
+from sytq.broker.limiter import Limiter, Permit, check_acquired_name, configured
 from sytq.errors import Cancelled, DatabaseUnavailable, RedisUnavailable, TimedOut, Waiting
 from sytq.executor.attempt import Attempt, Services
 from sytq.executor.checkpoint import Checkpoint
@@ -128,8 +128,10 @@ class AsyncContext(Attempt):
         Inside a step nothing waits for the release, as the step's result comes first. Stays for a permit that may be
         free within 2 s. Raises Waiting when that takes longer, a Retry that must reach the worker: the task then
         waits in Redis, holds no slot, uses no attempt, and starts again with the permit. Raises RedisUnavailable (no
-        attempt).
+        attempt), and ValueError for the limiter of a task type or a queue (`type:NAME`, `queue:NAME`).
         """
+        for limiter in limiters:
+            check_acquired_name(limiter.name)
         self._go_on()
         if self._used is not None:  # else the acknowledgement releases it
             self._releasing.add(self._services.permits.release(self._used))

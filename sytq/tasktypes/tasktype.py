@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sytq.blocks import Block, Fields, checked
-from sytq.broker.limiter import MAX_LIMITERS, check_limiter_name
+from sytq.broker.limiter import MAX_LIMITERS, check_acquired_name, check_limiter_name
 from sytq.errors import InvalidInput
 from sytq.tasktypes.backoff import Backoff
 from sytq.tasktypes.declaration import Options
@@ -84,6 +84,10 @@ class TaskType(Options):
             raise InvalidInput("payload", f"type '{self.name}' names more than {MAX_LIMITERS} limiters")
         for name in names:
             check_limiter_name(name)
+            try:
+                check_acquired_name(name)
+            except ValueError as error:
+                raise InvalidInput("payload", f"type '{self.name}': {error}") from None
         return names
 
     def blocks(self, payload: object, result: object, version: int | None = None) -> Sequence[Block]:
