@@ -95,3 +95,13 @@ def test_a_task_that_stands_aside_can_be_cancelled_and_is_seen(two: Two) -> None
     assert two.q.operations.cancel("b", "ann") == "cancelled"
     two.play.later(601)
     assert two.play.bench.redis.ask("XLEN", two.q.streams[2]) == 1
+
+
+def test_tasks_that_stood_aside_go_on_when_their_queue_has_no_limit_any_more(two: Two) -> None:
+    submit(two.play, "b", "c")
+    two.q.dispatch("long", created_ms=1)
+    two.fetch_q()
+    two.r.ack("w", two.holder, "done")
+    two.q.limits.clear()
+    two.play.tend()
+    assert list(two.q.fetch("w")) == ["b"]

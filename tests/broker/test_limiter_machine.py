@@ -1,4 +1,5 @@
-"""Under random submissions, changes of limits, pauses, kills and wipes no limit is exceeded and every task runs."""
+"""Under random submissions, changes, pauses, kills, wipes and steps of the clock no limit is exceeded, and every
+task runs."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from sytq import Limiter, Permit, Waiting
+from sytq.broker.handover import QueueLimit
 from sytq.broker.limiter import settings_of
 from sytq.broker.limiters import Limiters
 from sytq.states import TERMINAL
+from tests.broker import clock
 from tests.broker.bench import LEASE_MS, Item
 from tests.broker.limiter_play import Play
 
@@ -27,8 +30,8 @@ LIMITERS = (
     Limiter("host:a", concurrency=2, adaptive=True),
     Limiter("host:w", calls=4, window=0.5),
 )
-#: The limiter of the tasks' type, which every task has.
-TYPE = "type:t"
+#: The limiters of the tasks' type and queue, which every task has.
+TYPE, QUEUE = "type:t", "queue:q"
 #: No task may need its fallback: a task that is not called is stranded.
 NEVER = 3_600_000
 WORKERS = 3
@@ -55,7 +58,11 @@ class Fetching(RuleBasedStateMachine):
         self.random = Random(0)
         self.limits = {limiter.name: limiter for limiter in LIMITERS}
         self.type = Limiter(TYPE, concurrency=6)
-        self.allowed = {limiter.name: limiter.concurrency for limiter in (*LIMITERS, self.type)}
+        self.queue = QueueLimit()
+        self.allowed = {limiter.name: limiter.concurrency for limiter in (*LIMITERS, self.type)} | {QUEUE: 0}
+        self.type_paused = False
+        #: Task and time of a permit that was handed over before the clock was set back -> that time by the new clock.
+        self.handed: dict[tuple[str, int], int] = {}
         self.wants: dict[str, tuple[str, ...]] = {}
         self.tokens: dict[str, int] = {}
         self.running: dict[str, tuple[str, Item]] = {}
@@ -93,20 +100,28 @@ class Fetching(RuleBasedStateMachine):
         )
 
     def change(self) -> None:
-        name = self.random.choice([TYPE, *(name for name, limiter in self.limits.items() if limiter.concurrency)])
+        concurrent = [name for name, limiter in self.limits.items() if limiter.concurrency]
+        name = self.random.choice([TYPE, QUEUE, *concurrent])
         if name == TYPE:
             self.type = replace(self.type, concurrency=self.random.randint(1, 8))
             self.allowed[name] = max(self.allowed[name], self.type.concurrency)
+            return
+        if name == QUEUE:
+            self.queue = self.play.bench.limits["q"] = QueueLimit(running=self.random.choice([0, 1, 3, 6]))
+            self.allowed[name] = max(self.allowed[name], self.queue.running)
             return
         self.limits[name] = replace(self.limits[name], concurrency=self.random.randint(1, 4))
         self.allowed[name] = max(self.allowed[name], self.limits[name].concurrency)
 
     def pause(self) -> None:
-        self.play.limiters.pause(self.random.choice(sorted(self.limits)), "ann", "moving")
+        name = self.random.choice([TYPE, *sorted(self.limits)])
+        self.play.limiters.pause(name, "ann", "moving")
+        self.type_paused |= name == TYPE
 
     def resume(self) -> None:
-        for name in self.limits:
+        for name in (TYPE, *self.limits):
             self.play.limiters.resume(name)
+        self.type_paused = False
 
     def cancel(self) -> None:
         if self.wants and self.random.random() < 0.3:
@@ -124,7 +139,9 @@ class Fetching(RuleBasedStateMachine):
         slots = self.random.randint(1, 6)
         epoch = str(self.play.bench.epoch()) if self.random.random() < 0.95 else "-"
         types = json.dumps({"t": settings_of(self.type)})
-        found = self.play.bench.fetch(worker, slots=slots, sweep=True, held=held, permits=epoch, types=types)
+        limit = self.queue.running
+        found = self.play.bench.fetch(worker, slots, limit, sweep=True, held=held, permits=epoch, types=types)
+        assert not (found and self.type_paused), "a task of a paused type starts"
         if epoch == "-":
             self.pruned |= self.wants.keys() - self.ended  # what they were handed is not taken over
         for name, item in found.items():
@@ -182,8 +199,9 @@ class Fetching(RuleBasedStateMachine):
     def enters(self, name: str, permit: Permit) -> None:
         self.inside[name].append(permit)
         assert permit.acquired_ms
+        at = self.handed.get((name, permit.acquired_ms), permit.acquired_ms)
         for each in permit.limits:
-            insort(self.calls[each], permit.acquired_ms)  # a permit that was handed over may be older than the last
+            insort(self.calls[each], at)  # a permit that was handed over may be older than the last
 
     def leave(self, name: str) -> None:
         for permit in self.inside.pop(name):
@@ -247,9 +265,29 @@ class Fetching(RuleBasedStateMachine):
             if fetched := self.fetched[name]:
                 self.running[name][1][7][0] = str(fetched.acquired_ms).encode()
         self.calls.clear()  # the windows are lost
+        self.type_paused = False  # as the reconciler has not entered it yet
         bench.advance(LEASE_MS)
         for name in self.wants.keys() - self.running.keys() - self.ended:
             self.dispatch(name)
+
+    def step_clock(self) -> None:
+        """The clock of Redis' machine is set."""
+        ms = self.random.choice([700, 30_000, 3_600_000])
+        if self.random.random() < 0.5:
+            clock.advance_ms(self.play.bench.redis, ms)
+            self.calls.clear()  # as far as anybody can tell the time has passed
+        else:
+            redis, delayed = self.play.bench.redis, self.play.bench.keys.delayed("q")
+            clock.advance_ms(redis, -ms)
+            for name in redis.ask("ZRANGE", delayed, 0, -1):
+                redis.ask("ZINCRBY", delayed, -ms, name)  # what waits for a time does so for longer
+            self.calls = defaultdict(list, {name: [at - ms for at in calls] for name, calls in self.calls.items()})
+            held = redis.ask("ZRANGE", self.play.bench.keys.permits, 0, -1)
+            for name, at in {(permit.decode().split("|")[1], int(permit.rpartition(b"|")[2])) for permit in held}:
+                self.handed[name, at] = self.handed.get((name, at), at) - ms
+            for worker in redis.ask("ZRANGE", self.play.bench.keys.workers, 0, -1):
+                if worker.decode() not in self.workers():  # the dead stay silent, though their leases are of the future
+                    redis.ask("ZADD", self.play.bench.keys.workers, self.play.bench.now_ms() - LEASE_MS - 1, worker)
 
     # -- loops
 
@@ -283,6 +321,11 @@ class Fetching(RuleBasedStateMachine):
         of_type = len(self.running)  # the permits of a dead worker's tasks may be freed before they are reclaimed
         assert of_type <= self.allowed[TYPE], f"{of_type} run, {self.allowed[TYPE]} allowed"
         self.allowed[TYPE] = max(self.type.concurrency, min(self.allowed[TYPE], of_type))
+        if self.queue.running:
+            assert of_type <= self.allowed[QUEUE], f"{of_type} run, {self.allowed[QUEUE]} allowed in the queue"
+            self.allowed[QUEUE] = max(self.queue.running, min(self.allowed[QUEUE], of_type))
+        else:
+            self.allowed[QUEUE] = of_type
         for permit in self.play.bench.redis.ask("ZRANGE", self.play.bench.keys.permits, 0, -1):
             limiter_name, task, _token, number, _at = permit.decode().split("|")
             if number != "0":
@@ -321,7 +364,7 @@ class Fetching(RuleBasedStateMachine):
 #: Each operation, and how often it is drawn.
 MENU = [
     *[("submit", 10), ("fetch", 10), ("finish", 9), ("ask_again", 4), ("promote", 5), ("tend", 4), ("wait", 3)],
-    *[("change", 1), ("pause", 1), ("resume", 2), ("cancel", 1), ("kill", 1), ("wipe", 0.4)],
+    *[("change", 1), ("pause", 1), ("resume", 2), ("cancel", 1), ("kill", 1), ("wipe", 0.4), ("step_clock", 0.5)],
 ]
 
 

@@ -44,9 +44,21 @@ local function set_breaker(limiter, breaker)
   if breaker ~= 'half_open' then s.why = nil end
 end
 
+-- When the clock was set back: what began in the future began now, with its length.
+local function begin_by_now(span)
+  local ahead = (span.at or now) - now
+  if ahead <= 0 then return end
+  span.at = now
+  if span.till and span.till > 0 then span.till = span.till - ahead end
+end
+
 -- Changes what time alone changes.
 local function advance(limiter)
   local s, breaker = limiter.state, limiter.settings.breaker
+  begin_by_now(s)
+  if s.pause then begin_by_now(s.pause) end
+  for _, pause in pairs(s.refused or {}) do begin_by_now(pause) end
+  s.from, s.cut = math.min(s.from, now), s.cut and math.min(s.cut, now)
   if s.pause and s.pause.till > 0 and s.pause.till <= now then s.pause = nil end
   for configuration, pause in pairs(s.refused or {}) do
     if pause.till > 0 and pause.till <= now then s.refused[configuration] = nil end
@@ -127,7 +139,7 @@ local function pause_of(limiter, configuration)
   local s = limiter.state
   if s.pause or not s.refused then return s.pause end
   if configuration then return s.refused[configuration] end
-  configured = configured or redis.call('ZRANGEBYSCORE', CONFIGURED, int(now - CONFIGURED_MS), '+inf')
+  configured = configured or redis.call('ZRANGEBYSCORE', CONFIGURED, int(now - CONFIGURED_MS), int(now))
   local has_refused = #configured == 0  -- where no worker says what it has, the pause is all that is known
   for _, other in ipairs(configured) do
     if s.refused[other] then
@@ -178,6 +190,12 @@ local function in_window(limiter)
   local old = redis.call('ZRANGEBYLEX', ACQUIRED, first, edge, 'LIMIT', 0, 500)
   for _, acquired in ipairs(old) do s.units = s.units - tonumber(acquired:match('(%d+)$')) end
   if #old > 0 then redis.call('ZREM', ACQUIRED, unpack(old)) end
+  -- Those of the future, as the clock was set back, count for a whole window from now on.
+  local last = select(2, range(limiter.name))
+  for _, acquired in ipairs(redis.call('ZRANGEBYLEX', ACQUIRED, '[' .. limiter.name .. '|' .. pad(now + 1), last, 'LIMIT', 0, 500)) do
+    redis.call('ZADD', ACQUIRED, 0, (acquired:gsub('|%d+', '|' .. pad(now), 1)))
+    redis.call('ZREM', ACQUIRED, acquired)
+  end
   local n = count(ACQUIRED, limiter.name)
   if n == 0 then s.units = 0 end
   return n

@@ -49,7 +49,7 @@ local function release(limiter, r)
     s.units = s.units + r.cost - r.reserved
   end
   if r.outcome ~= 'ignored' and r.outcome ~= 'unused' then
-    local took = now - r.at
+    local took = math.max(now - r.at, 0)
     s.took = s.took and math.floor(s.took * 0.9 + took * 0.1) or took
     if limiter.settings.adaptive and limiter.settings.running > 0 then adapt(limiter, r) end
   end

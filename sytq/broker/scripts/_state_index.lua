@@ -44,11 +44,18 @@ end
 
 -- Renews the lease of `me`. If no worker has renewed its lease for a while, Redis was unavailable (or full, or read-only):
 -- the leases that were valid until then are renewed too, or the first worker to come back would reclaim the others' tasks.
+-- Leases of the future were renewed before the clock was set back: they are as if renewed now, or a dead worker would live until
+-- then, and make the others look silent.
 -- Returns the epoch: when this Redis was first seen. A changed epoch means that Redis was emptied.
 local function alive(workers, epoch, me, now, liveness)
   local newest = tonumber(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES')[2])
   if newest and now - newest > liveness / 2 then
     for _, name in ipairs(redis.call('ZRANGEBYSCORE', workers, int(newest - liveness), '+inf')) do
+      redis.call('ZADD', workers, int(now), name)
+    end
+  end
+  if newest and newest > now then
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', workers, '(' .. int(now), '+inf')) do
       redis.call('ZADD', workers, int(now), name)
     end
   end

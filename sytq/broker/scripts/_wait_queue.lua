@@ -37,14 +37,15 @@ end
 local function is_held(l, token, at)
   if not l or int(l.token) ~= token then return false end
   if l.state == 'running' then return is_alive(l.consumer) end
-  return l.state == 'queued' and l.consumer == GRANTED and at > now - liveness
+  -- One of the future, as the clock was set back, may be as old as any.
+  return l.state == 'queued' and l.consumer == GRANTED and at > now - liveness and at <= now
 end
 
 -- Frees the permits of attempts that are over: the task ended, runs elsewhere by now, or its worker is silent. Returns
 -- whether it looked: not twice within 200 ms.
 local function prune(limiter)
   local s = limiter.state
-  if s.pruned and now - s.pruned < 200 then return false end
+  if s.pruned and now >= s.pruned and now - s.pruned < 200 then return false end
   s.pruned = now
   local first, last = range(limiter.name)
   local found = redis.call('ZRANGEBYLEX', PERMITS, s.cursor or first, last, 'LIMIT', 0, 100)
@@ -75,7 +76,7 @@ local function refusing(w, first)
 end
 
 local STREAM = { urgent = 4, high = 5, normal = 6, low = 7 }
-local known_queues, limited_queues = {}, {}  -- by name; those with a limit or a rate
+local known_queues = {}  -- by name
 
 -- ARGV from `a` on: number of queues, then of each: name limit rate window_ms. KEYS from `key` on, of each: delayed bodies called
 -- rate urgent high normal low. Returns the number of the argument behind.
@@ -83,9 +84,8 @@ local function queues(workers, a, key)
   for n = 1, tonumber(ARGV[a]) do
     local b = a + 4 * n - 3
     local queue = { name = ARGV[b], key = key + 8 * (n - 1), group = workers, limit = tonumber(ARGV[b + 1]),
-      rate = tonumber(ARGV[b + 2]), since = now - tonumber(ARGV[b + 3]) }
+      rate = tonumber(ARGV[b + 2]), window = tonumber(ARGV[b + 3]) }
     known_queues[queue.name] = queue
-    if queue.limit + queue.rate > 0 then limited_queues[#limited_queues + 1] = queue end
   end
   return a + 4 * tonumber(ARGV[a]) + 1
 end
@@ -93,7 +93,7 @@ end
 -- How many more tasks of a queue may begin, beside those that were handed their permits and are not fetched yet.
 local function room_in(queue)
   if not queue.room then
-    local room = room_of(queue.group, queue.key + 4, KEYS[queue.key + 3], queue.limit, queue.rate, queue.since)
+    local room = room_of(queue.group, queue.key + 4, KEYS[queue.key + 3], queue.limit, queue.rate, now, queue.window)
     queue.room = room < math.huge and room - redis.call('LLEN', KEYS[queue.key + 2]) or room
   end
   return queue.room
@@ -158,8 +158,21 @@ local function stand_aside(id, w, l)
   redis.call('ZREM', QUEUE, before)
 end
 
+-- The queues of which tasks stand aside at the limiter.
+local function queues_aside(limiter)
+  local found = {}
+  local from, to = range(limiter.name, '2')
+  while true do
+    local member = redis.call('ZRANGEBYLEX', QUEUE, from, to, 'LIMIT', 0, 1)[1]
+    if not member then return found end
+    local name = member:match('^[^|]*|2|([^|]*)|')
+    found[#found + 1] = known_queues[name]
+    from = '(' .. limiter.name .. '|2|' .. name .. '}'
+  end
+end
+
 -- The place of the oldest waiting task: `limiter|1|...`, or one that stands aside and whose queue has room now.
-local function first_place(limiter)
+local function first_place(limiter, aside)
   local oldest, created
   local function compare(from, to)
     local member = redis.call('ZRANGEBYLEX', QUEUE, from, to, 'LIMIT', 0, 1)[1]
@@ -167,7 +180,7 @@ local function first_place(limiter)
     if member and (not oldest or its < created) then oldest, created = member, its end
   end
   compare(range(limiter.name, '1'))
-  for _, queue in ipairs(limited_queues) do
+  for _, queue in ipairs(aside) do
     if room_in(queue) > 0 then compare(range(limiter.name, '2', queue.name)) end
   end
   return oldest
@@ -176,9 +189,10 @@ end
 -- Hands permits over to the first tasks in the limiter's queue that all their limiters grant one, at most `most`. Returns
 -- whether it stopped at that, and others may follow.
 local function serve(limiter, most)
+  local aside = queues_aside(limiter)
   for _ = 1, most + 50 do  -- some of the queue are gone
     if most == 0 then return true end
-    local member = first_place(limiter)
+    local member = first_place(limiter, aside)
     if not member then return end
     local id = member:match('([^|]*)$')
     local w, l = record(id), unpack_live(redis.call('HGET', LIVE, id))

@@ -19,7 +19,7 @@ end
 
 -- A suspect that waits to run alone (isolate.lua) has a place within limit and rate.
 local waiting = (limit > 0 or rate > 0) and redis.call('EXISTS', suspects) or 0
-room = math.min(room, room_of(group, FIRST, rate_key, limit, rate, now - window) - waiting)
+room = math.min(room, room_of(group, FIRST, rate_key, limit, rate, now, window) - waiting)
 
 local wait = -1
 if rate > 0 then

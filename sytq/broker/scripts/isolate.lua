@@ -38,7 +38,7 @@ local calm = crashes_of(crashes, 'calm') or {}
 for first = 7, #KEYS, 7 do
   local a = 5 + (first - 7) / 7 * 3
   local rate = tonumber(ARGV[a + 1])
-  rooms[first] = room_of(group, first + 3, KEYS[first + 2], tonumber(ARGV[a]), rate, now - tonumber(ARGV[a + 2]))
+  rooms[first] = room_of(group, first + 3, KEYS[first + 2], tonumber(ARGV[a]), rate, now, tonumber(ARGV[a + 2]))
   for _, id in ipairs(looks > 0 and redis.call('ZRANGE', KEYS[first], 0, looks - 1) or {}) do
     looks = looks - 1
     local l, message = unpack_live(redis.call('HGET', live, id)), redis.call('HGET', KEYS[first + 1], id)

@@ -39,6 +39,11 @@ local function requeue_reserved(name)
 end
 
 local names = redis.call('ZRANGEBYSCORE', DUE, '-inf', int(now), 'LIMIT', 0, most)
+-- No look is further ahead than a minute, unless the clock was set back.
+if #names < most then
+  local ahead = redis.call('ZRANGEBYSCORE', DUE, '(' .. int(now + 60000), '+inf', 'LIMIT', 0, most - #names)
+  for _, name in ipairs(ahead) do names[#names + 1] = name end
+end
 for _, name in ipairs(names) do
   local limiter = get(name)
   prune(limiter)
