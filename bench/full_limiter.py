@@ -5,7 +5,8 @@
 One worker process, SQLite, tasks of one queue and priority. A delivery to a second host is submitted every 50 ms: with
 nothing else to do, while `--arriving` tasks are submitted by another process for a host that answers no call and takes
 50 at once, and when `--waiting` of them wait. Milliseconds from before the submission to the arrival of the call,
-medians of the rounds; each round has stores of its own.
+medians of the rounds; each round has stores of its own. Also the memory of the waiting tasks: of the worker process
+(resident, MiB) without and with them, and bytes of Redis for each.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
@@ -89,7 +91,16 @@ def delays(run: Run, url: str, pipe: Connection, is_over: Callable[[int], bool])
     return sorted(delay * 1000 for delay in arrived)
 
 
-def one_round(folder: Path, ports: tuple[int, int], pipe: Connection, arriving: int, waiting: int) -> list[list[float]]:
+def resident(pid: int) -> float:
+    """MiB of the largest process that this one has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    pages = [int(Path(f"/proc/{child}/statm").read_text().split()[1]) for child in children]
+    return max(pages) * resource.getpagesize() / 2**20
+
+
+def one_round(
+    folder: Path, ports: tuple[int, int], pipe: Connection, arriving: int, waiting: int
+) -> tuple[list[list[float]], tuple[float, float, float]]:
     quick, slow = (f"http://127.0.0.1:{port}/" for port in ports)
     run = Run(
         folder,
@@ -114,13 +125,15 @@ def one_round(folder: Path, ports: tuple[int, int], pipe: Connection, arriving: 
         submit(run.ours, slow, ["x"] * (LIMIT + 10))
         wait(lambda: waits() == 10)
         found = [delays(run, quick, pipe, lambda count: count == LONE)]
+        without, empty = resident(worker.pid), int(run.client.info("memory")["used_memory"])
         flooding = begin_flood(arriving)
         found.append(delays(run, quick, pipe, lambda count: count >= LONE and not flooding.is_alive()))
         flooding = begin_flood(max(0, waiting - arriving))
         flooding.join()
         wait(lambda: waits() >= max(arriving, waiting))
         found.append(delays(run, quick, pipe, lambda count: count == LONE))
-        return found
+        each = (int(run.client.info("memory")["used_memory"]) - empty) / max(arriving, waiting)
+        return found, (without, resident(worker.pid), each)
     finally:
         worker.terminate()
         worker.wait()
@@ -137,10 +150,12 @@ def main() -> None:
     process = SPAWN.Process(target=hosts, args=(other,), daemon=True)
     process.start()
     ports = pipe.recv(), pipe.recv()
-    rounds = []
+    rounds, memory = [], []
     for _ in range(given.rounds):
         with tempfile.TemporaryDirectory() as folder:
-            rounds.append(one_round(Path(folder), ports, pipe, given.arriving, given.waiting))
+            found, used = one_round(Path(folder), ports, pipe, given.arriving, given.waiting)
+            rounds.append(found)
+            memory.append(used)
     process.terminate()
     kinds = ("nothing else to do", f"{given.arriving:,} arrive", f"{given.waiting:,} wait")
     lone = statistics.median(statistics.median(one[0]) for one in rounds)
@@ -149,6 +164,8 @@ def main() -> None:
         figures = [(statistics.median(one[n]), one[n][int(len(one[n]) * 0.95)], one[n][-1]) for one in rounds]
         median, late, worst = map(statistics.median, zip(*figures, strict=True))
         print(f"{kind:21} {median:9.1f} {late:7.1f} {worst:7.1f}   {median / lone:.1f} times")
+    without, beside, each = map(statistics.median, zip(*memory, strict=True))
+    print(f"worker: {without:.0f} MiB without waiting tasks, {beside:.0f} with; Redis: {each:.0f} bytes for each")
 
 
 if __name__ == "__main__":
