@@ -34,9 +34,10 @@ def pass_through(url: str, number: int, seconds: float) -> int:
     count, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         permit = Permit(f"{number}-{count}", 1, 1, ours, cost=0)
-        limiters.acquire(permit)
+        (refusal,) = limiters.acquire_all([permit])
+        assert refusal is None
         permit.report("ok")
-        limiters.release(permit)
+        limiters.release_all([permit])
         count += 1
     return count
 

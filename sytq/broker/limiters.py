@@ -78,18 +78,12 @@ class Limiters:
         self._held: dict[str, Permit] = {}
         self._suspended_until = 0.0
 
-    def acquire(self, permit: Permit) -> None:
-        """Acquire a permit of all its limiters at once.
-
-        Raises Waiting (no permit is free), Lost (another attempt has the task) and RedisUnavailable; none uses an
-        attempt.
-        """
-        (refusal,) = self.acquire_all([permit])
-        if refusal is not None:
-            raise refusal
-
     def acquire_all(self, permits: Sequence[Permit]) -> list[Exception | None]:
-        """Acquire permits in this order, in one round trip; return the exception of `acquire` or None for each."""
+        """Acquire permits in this order, each of all its limiters at once, in one round trip.
+
+        Returns None for each, or what to raise: Waiting (no permit is free), Lost (another attempt has the task) or
+        RedisUnavailable; none uses an attempt.
+        """
         with _locked(permits):
             wanted = [permit for permit in permits if permit.limits and not permit.released]
             refusals = dict(zip(wanted, self._refusals(wanted), strict=True)) if wanted else {}
@@ -124,15 +118,11 @@ class Limiters:
         self.hold(permit)
         return None
 
-    def release(self, permit: Permit) -> None:
-        """Release a permit and count its outcome; harmless when it is not held.
-
-        While Redis is unavailable the outcome is not counted; the end of the attempt frees the permit.
-        """
-        self.release_all([permit])
-
     def release_all(self, permits: Sequence[Permit]) -> None:
-        """Release permits in one round trip."""
+        """Release permits and count their outcomes, in one round trip; harmless for one that is not held.
+
+        While Redis is unavailable no outcome is counted; the end of the attempt frees the permit.
+        """
         with _locked(permits):
             args: list[Any] = []
             for permit in permits:

@@ -28,7 +28,10 @@ class PermitBatcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="permits")
 
     async def acquire(self, permit: Permit) -> None:
-        """Acquire a permit; raises like `Limiters.acquire`. A caller cancelled before its turn acquires nothing."""
+        """Acquire a permit, or raise what `Limiters.acquire_all` returns.
+
+        A caller cancelled before its turn acquires nothing.
+        """
         await self._batcher.add((True, permit))
 
     def release(self, permit: Permit) -> asyncio.Future[None]:

@@ -19,6 +19,13 @@ TWO = Limiter("provider:two", concurrency=2)
 BREAKER = Breaker(max_requests=2, interval=60, timeout=60, fail_threshold=0.5, min_calls=4)
 
 
+def acquire(limiters: Limiters, permit: Permit) -> None:
+    """Acquire a permit, or raise the refusal."""
+    (refusal,) = limiters.acquire_all([permit])
+    if refusal is not None:
+        raise refusal
+
+
 class Play:
     """Workers with tasks at limiters."""
 
@@ -72,7 +79,7 @@ class Play:
     def acquire(self, name: str, *limiters: Limiter, cost: int = 0, created: int | None = None) -> Permit:
         permit = self.permit(name, *limiters, cost=cost, created=created).or_fetched(self.fetched.get(name))
         if permit.acquired_ms is None:
-            self.limiters.acquire(permit)
+            acquire(self.limiters, permit)
         return permit
 
     def refused(self, name: str, *limiters: Limiter, cost: int = 0, created: int | None = None) -> Waiting:
@@ -83,7 +90,7 @@ class Play:
 
     def release(self, permit: Permit, outcome: PermitOutcome = "ok", cost: int | None = None) -> None:
         permit.report(outcome, cost=cost)
-        self.limiters.release(permit)
+        self.limiters.release_all([permit])
 
     def ack(
         self, name: str, kind: str = "done", after: float = 0.0, permit_outcome: str = "ok", wanted: str = ""

@@ -9,7 +9,7 @@ import pytest
 from sytq import Breaker, Limiter, Waiting
 from sytq.errors import RedisUnavailable
 from tests.broker.bench import LEASE_MS
-from tests.broker.limiter_play import ONE, Play
+from tests.broker.limiter_play import ONE, Play, acquire
 from tests.broker.test_fetched_permits import known, submit
 from tests.broker.test_rights import commands_of, user
 from tests.servers import RedisServer
@@ -101,8 +101,8 @@ def waits_in_place(play: Play, name: str) -> None:
     permit = play.permit(name, ONE)
     permit.in_place_ms = 100_000
     with pytest.raises(Waiting):
-        play.limiters.acquire(permit)
-    play.limiters.release(permit)  # as `ctx.acquire` does when it is interrupted
+        acquire(play.limiters, permit)
+    play.limiters.release_all([permit])  # as `ctx.acquire` does when it is interrupted
 
 
 def test_attempt_interrupted_in_its_wait_is_handed_no_permit(play: Play) -> None:

@@ -11,7 +11,7 @@ from sytq import Breaker, Limiter, Permit, Waiting
 from sytq.broker.handover import Handover
 from sytq.errors import Lost
 from tests.broker.bench import LEASE_MS
-from tests.broker.limiter_play import ONE, TWO, Play
+from tests.broker.limiter_play import ONE, TWO, Play, acquire
 
 # -- permits
 
@@ -41,7 +41,7 @@ def test_repeated_acquire_and_release_count_once(play: Play) -> None:
     play.running("a")
     permit = play.permit("a", limiter, cost=5)
     for _ in range(2):
-        play.limiters.acquire(permit)
+        acquire(play.limiters, permit)
     state = play.state(limiter)
     assert (state.running, state.calls_in_window, state.units_in_window) == (1, 1, 5)
     begun = permit.acquired_ms
@@ -84,12 +84,12 @@ def test_superseded_attempt_acquires_no_permit(play: Play) -> None:
     assert play.start("w", sweep=True) == ["a"]
     inside = play.acquire("a", ONE)
     with pytest.raises(Lost):
-        play.limiters.acquire(woken)
+        acquire(play.limiters, woken)
     assert play.state(ONE).running == 1
     play.release(inside)
     play.ack("a")
     with pytest.raises(Lost):
-        play.limiters.acquire(woken)
+        acquire(play.limiters, woken)
 
 
 def test_permit_of_an_ended_attempt_is_freed_without_release(play: Play) -> None:
@@ -207,11 +207,11 @@ def test_attempt_finds_the_permit_that_it_waits_for_in_place(play: Play) -> None
     permit.in_place_ms = 100_000
     for _ in range(2):
         with pytest.raises(Waiting):
-            play.limiters.acquire(permit)
+            acquire(play.limiters, permit)
     assert (permit.in_place_ms, play.state(ONE).waiting) == (100_000, 2)
     play.release(first)
     assert play.called() == []  # it is older than c
-    play.limiters.acquire(permit)
+    acquire(play.limiters, permit)
     assert (play.state(ONE).inside, play.state(ONE).line) == (["b"], ["c"])
     play.release(permit)
     assert play.called() == ["c"]
@@ -224,7 +224,7 @@ def test_attempt_that_waits_in_place_no_longer_leaves_the_wait_queue(play: Play)
     for patience, waiting in ((100_000, 1), (0, 0)):
         permit.in_place_ms = patience
         with pytest.raises(Waiting):
-            play.limiters.acquire(permit)
+            acquire(play.limiters, permit)
         assert play.state(ONE).waiting == waiting
     play.release(first)
     assert play.state(ONE).running == 0
@@ -236,7 +236,7 @@ def test_attempt_that_ended_is_handed_no_permit(play: Play) -> None:
     permit = play.permit("b", ONE)
     permit.in_place_ms = 100_000
     with pytest.raises(Waiting):
-        play.limiters.acquire(permit)
+        acquire(play.limiters, permit)
     play.wait("c", ONE)
     play.ack("b")
     play.release(first)

@@ -178,7 +178,7 @@ def test_probe_without_outcome_does_not_block_the_half_open_breaker(play: Play, 
     play.refused("c", limiter)
     if how == "ignored":
         for permit in probes:
-            play.limiters.release(permit)
+            play.limiters.release_all([permit])
     else:
         play.bench.expire_lease("dead")
         play.later(0.25)  # permits are checked at most five times a second

@@ -22,7 +22,7 @@ from sytq.broker.limiters import Limiters
 from sytq.states import TERMINAL
 from tests.broker import clock
 from tests.broker.bench import LEASE_MS, Item
-from tests.broker.limiter_play import Play
+from tests.broker.limiter_play import Play, acquire
 
 LIMITERS = (
     Limiter("provider:p", concurrency=3),
@@ -177,7 +177,7 @@ class Fetching(RuleBasedStateMachine):
     def ask(self, name: str, permit: Permit) -> bool:
         """Acquire; an attempt that is refused asks again, or waits without a slot."""
         try:
-            self.play.limiters.acquire(permit)
+            acquire(self.play.limiters, permit)
         except Waiting:
             if permit.in_place_ms:
                 self.staying[name] = permit
@@ -208,7 +208,7 @@ class Fetching(RuleBasedStateMachine):
             if permit is self.fetched[name]:
                 continue
             if self.random.random() < 0.9:
-                self.play.limiters.release(permit)
+                self.play.limiters.release_all([permit])
             else:
                 self.pruned.add(name)
 

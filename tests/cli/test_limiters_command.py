@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from sytq import Breaker, Limiter, Permit
 from sytq.cli import app
 from sytq.errors import InvalidInput
+from tests.broker.limiter_play import acquire
 from tests.installation import Installation
 
 PROVIDER = Limiter("provider:p", concurrency=2, calls=10, cost=1000, breaker=Breaker(min_calls=1))
@@ -28,7 +29,7 @@ def output(installation: Installation, *arguments: str) -> str:
 
 def acquire_permit(installation: Installation, task: str, *limiters: Limiter) -> Permit:
     permit = Permit(task, 1, 1, limiters, cost=100)
-    installation.runtime.limiters.acquire(permit)
+    acquire(installation.runtime.limiters, permit)
     return permit
 
 
@@ -64,7 +65,7 @@ def test_limited_queues_and_paused_types_are_listed(installation: Installation) 
 def test_resume_closes_the_circuit_breaker_of_a_type(installation: Installation) -> None:
     permit = acquire_permit(installation, "a", Limiter("type:plain", breaker=Breaker(min_calls=1)))
     permit.report("failed")
-    installation.runtime.limiters.release(permit)
+    installation.runtime.limiters.release_all([permit])
     assert json.loads(output(installation, "show", "type:plain", "--json"))["state"] == "open"
     assert json.loads(output(installation, "resume", "type:plain", "--json"))["ended"] == "open"
     assert json.loads(output(installation, "show", "type:plain", "--json"))["state"] == "closed"
@@ -73,7 +74,7 @@ def test_resume_closes_the_circuit_breaker_of_a_type(installation: Installation)
 def test_open_circuit_breaker_shows_its_reason_and_its_end(installation: Installation) -> None:
     permit = acquire_permit(installation, "a", PROVIDER)
     permit.report("failed")
-    installation.runtime.limiters.release(permit)
+    installation.runtime.limiters.release_all([permit])
     assert "open" in output(installation, "list") and "1 of 1 calls failed" in output(installation, "list")
     seen = json.loads(output(installation, "show", "provider:p", "--json"))
     assert seen["state"] == "open" and seen["until"] > seen["since"]
@@ -119,7 +120,7 @@ def test_resume_ends_a_tasks_pause_and_tells_how_many_tasks_go_on(
 def test_resume_closes_an_open_circuit_breaker(installation: Installation) -> None:
     permit = acquire_permit(installation, "a", PROVIDER)
     permit.report("failed")
-    installation.runtime.limiters.release(permit)
+    installation.runtime.limiters.release_all([permit])
     wait(installation, "b")
     said = output(installation, "resume", "provider:p")
     assert said == "provider:p is resumed: 1 task goes on (its circuit breaker was open: 1 of 1 calls failed)\n"

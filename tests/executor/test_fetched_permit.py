@@ -11,6 +11,7 @@ from sytq import AsyncContext, Breaker, Limiter, task
 from sytq.broker.dispatcher import Envelope
 from sytq.broker.limiter import Permit, settings_of
 from sytq.broker.limiter_states import LimiterState
+from tests.broker.limiter_play import acquire
 from tests.plugins.running import attempt, delivery_of, runtime_of
 
 FIRST = Limiter("provider:first", concurrency=1, breaker=Breaker(min_calls=1))
@@ -37,7 +38,7 @@ def second_call(folder: Path, redis_url: str, fetched: Limiter, *more: Limiter) 
         delivery = delivery_of(declared, {}, "t", dt.datetime.now(dt.UTC), attempts=1, token=1)
         limits = {limiter.name: settings_of(limiter) for limiter in (fetched, *more)}
         delivery.permit = Permit.fetched("t", 1, delivery.created_ms, limits, 0, 0)
-        runtime.limiters.acquire(delivery.permit)
+        acquire(runtime.limiters, delivery.permit)
         state: LimiterState = attempt(runtime, delivery)
         return state
 
