@@ -321,11 +321,12 @@ class Fetching(RuleBasedStateMachine):
         of_type = len(self.running)  # the permits of a dead worker's tasks may be freed before they are reclaimed
         assert of_type <= self.allowed[TYPE], f"{of_type} run, {self.allowed[TYPE]} allowed"
         self.allowed[TYPE] = max(self.type.concurrency, min(self.allowed[TYPE], of_type))
+        in_queue = of_type  # beside those of dead workers, which have their places until they start again
         if self.queue.running:
-            assert of_type <= self.allowed[QUEUE], f"{of_type} run, {self.allowed[QUEUE]} allowed in the queue"
-            self.allowed[QUEUE] = max(self.queue.running, min(self.allowed[QUEUE], of_type))
+            self.allowed[QUEUE] = max(self.queue.running, self.allowed[QUEUE])
+            assert in_queue <= self.allowed[QUEUE], f"{in_queue} run, {self.allowed[QUEUE]} allowed in the queue"
         else:
-            self.allowed[QUEUE] = of_type
+            self.allowed[QUEUE] = max(self.allowed[QUEUE], of_type)
         for permit in self.play.bench.redis.ask("ZRANGE", self.play.bench.keys.permits, 0, -1):
             limiter_name, task, _token, number, _at = permit.decode().split("|")
             if number != "0":
