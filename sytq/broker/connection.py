@@ -284,7 +284,7 @@ def _text(name: str) -> str:
                 + _parts(["_start.lua", "_reclaim.lua"])
             )
         case "isolate":
-            text = _parts([*before, "_room.lua"])
+            text = _parts([*before, "_isolate_keys.lua", "_room.lua", "_paused.lua"])
         case "ack":
             releasing = ["_release.lua", "_release_fetched.lua"]
             limiters = _function("limiters(released, refused)", [*_LIMITERS, *releasing])

@@ -36,5 +36,6 @@ class Handover:
         args: list[str | int] = [len(names)]
         for name in names:
             found += [keys.delayed(name), keys.bodies(name), keys.called(name), keys.rate(name), *keys.streams(name)]
+            found.append(keys.suspects(name))
             args += [name, *self._limits.get(name, QueueLimit()).args]
         return found, args

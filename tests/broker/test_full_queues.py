@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from sytq.broker.handover import QueueLimit
+from sytq.broker.limiter import Limiter
+from sytq.errors import RedisUnavailable
 from tests.broker.bench import LEASE_MS, Bench, Item
-from tests.broker.limiter_play import ONE, TWO, Play
+from tests.broker.limiter_play import BREAKER, ONE, TWO, Play
 from tests.broker.test_fetched_permits import known, submit
+from tests.broker.test_rights import user
 from tests.servers import RedisServer
 
 WAITING = [f"t{n:02}" for n in range(30)]
@@ -105,3 +108,45 @@ def test_tasks_that_stood_aside_go_on_when_their_queue_has_no_limit_any_more(two
     two.q.limits.clear()
     two.play.tend()
     assert list(two.q.fetch("w")) == ["b"]
+
+
+def test_a_queue_whose_tasks_cannot_be_counted_starts_none(two: Two, every_server: RedisServer) -> None:
+    if not two.limit.running:
+        pytest.skip("a rate counts starts")
+    two.q.dispatch("long", created_ms=1)
+    assert list(two.fetch_q()) == ["long"]
+    two.q.dispatch("next", created_ms=2)
+    own = two.q.redis
+    two.q.redis = user(every_server, "+@all", "~*", "-xpending")
+    try:
+        with pytest.raises(RedisUnavailable):
+            two.fetch_q()
+    finally:
+        two.q.redis = own
+
+
+def test_no_permit_is_handed_over_to_a_queue_whose_room_a_suspect_has(two: Two) -> None:
+    submit(two.play, "a")
+    assert two.fetch_q() == {}
+    two.q.redis.ask("ZADD", two.q.keys.suspects("q"), 1, "suspect")
+    two.submit_to_r("b")
+    assert two.r.fetch("w") == {}
+    two.r.ack("w", two.holder, "done")
+    assert list(two.r.fetch("w")) == ["b"]
+
+
+def test_a_breaker_holds_no_permit_back_from_tasks_behind_a_full_queue(play: Play, every_server: RedisServer) -> None:
+    guarded = Limiter("provider:guarded", concurrency=1, breaker=BREAKER)
+    two = Two(play, every_server.url, QueueLimit(running=1))
+    known(play, guarded)
+    submit(play, *(f"t{n:03}" for n in range(300)), limiters=(guarded,))
+    two.q.dispatch("long", created_ms=1)
+    two.r.dispatch("holder", created_ms=1, limiters=(guarded.name,))
+    holder = two.r.fetch("w")["holder"]
+    assert list(two.fetch_q()) == ["long"]
+    two.r.dispatch("b", created_ms=1000, limiters=(guarded.name,))
+    assert two.r.fetch("w") == {}
+    two.r.ack("w", holder, "done")
+    while two.r.tend()[1] == 0:
+        pass
+    assert list(two.r.fetch("w")) == ["b"], "without a pause between the looks"

@@ -156,6 +156,17 @@ HANDS_OVER = sorted(
 )
 
 
+def test_p3_task_that_is_called_twice_starts_once(play: Play) -> None:
+    known(play, ONE)
+    submit(play, "a", "b")
+    assert play.start() == ["a"]
+    play.ack("a")
+    play.bench.redis.ask("RPUSH", play.bench.keys.called("q"), "b")  # as when it was fetched and handed permits again
+    assert play.start() == ["b"]
+    started = [event[b"data"] for event in play.bench.events() if event[b"kind"] == b"started"]
+    assert sum(data.count(b'"b"') for data in started) == 1
+
+
 def refused_once(play: Play, server: RedisServer, command: str, call: Callable[[], object]) -> None:
     """Make a call that Redis refuses where it runs this command, and repeat it as a worker does."""
     admin, own = server.client(), play.bench.redis

@@ -109,6 +109,31 @@ def test_a_tasks_pause_of_a_type_ends_by_itself(play: Play) -> None:
     assert play.limiters.type_pauses() == {}
 
 
+def test_a_type_whose_pause_has_just_ended_is_fetched_with_other_limiters(play: Play) -> None:
+    known(play, ONE)
+    play.limiters.pause(TYPE, "t 1", "broken", seconds=10, person=False)
+    submit(play, "a")
+    play.later(11)
+    assert play.start() == ["a"], "before the loop has looked"
+    assert play.state(ONE).inside == ["a"]
+
+
+def test_a_suspect_of_a_type_whose_pause_has_just_ended_runs_alone(play: Play) -> None:
+    play.limiters.pause(TYPE, "t 1", "broken", seconds=10, person=False)
+    submit(play, "a", limiters=())
+    play.later(11)
+    bench = play.bench
+    bench.redis.ask("HSET", bench.keys.crashes, "a", json.dumps({"crashes": 2, "level": 0, "alone": 0, "since": 1}))
+    assert bench.fetch("w") == {}
+    assert list(bench.isolate("w1")) == ["a"], "before the loop has looked"
+
+
+def test_the_loop_looks_at_a_paused_type_when_its_pause_ends(play: Play) -> None:
+    play.limiters.pause(TYPE, "t 1", "broken", seconds=10, person=False)
+    play.tend()
+    assert play.bench.tend()[1] <= 10_000
+
+
 def test_a_pause_that_a_worker_of_0_1_wrote_holds_and_ends_with_its_hash(play: Play) -> None:
     redis, keys = play.bench.redis, play.bench.keys
     redis.ask("HSET", keys.paused, "t", json.dumps({"by": "ann", "why": "moving"}))

@@ -19,5 +19,5 @@ end
 
 local function is_paused(type_name)
   local pause = type_pause(type_name)
-  return pause and (pause.till == 0 or pause.till > now)
+  if pause and (pause.till == 0 or pause.till > now) then return true end
 end

@@ -67,7 +67,10 @@ end
 
 -- Hands the released permits over to the next tasks.
 local function hand_over()
-  for limiter, permits in pairs(freed) do serve(limiter, 2 * permits) end
+  for limiter, permits in pairs(freed) do
+    local more, gradually = serve(limiter, 2 * permits)
+    if more and not gradually then look_within(limiter, 0) end
+  end
   save()
   return changed
 end

@@ -7,7 +7,14 @@ local function room_of(group, first, rate_key, limit, rate, now, window)
   local room = math.huge
   if limit > 0 then
     room = limit
-    for k = first, first + 3 do room = room - (redis.pcall('XPENDING', KEYS[k], group)[1] or 0) end  -- else no group yet
+    for k = first, first + 3 do
+      local pending = redis.pcall('XPENDING', KEYS[k], group)
+      if not pending.err then
+        room = room - pending[1]
+      elseif not pending.err:find('NOGROUP') then  -- else no worker has read it yet
+        return error(pending.err)
+      end
+    end
   end
   if rate > 0 then
     redis.call('ZREMRANGEBYSCORE', rate_key, '-inf', now - window)

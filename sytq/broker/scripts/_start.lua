@@ -5,7 +5,7 @@ local TIMESTAMP = '"message_timestamp": (%d+)}$'
 local limited
 
 -- The limits of a task's type, '' where it has none but is paused.
-local function limits_of_type(l) return limited_types[l.type] or is_paused(l.type) and '' end
+local function limits_of_type(l) return limited_types[l.type] or is_paused(l.type) and '' or nil end
 
 local function admit(id, l, message)
   local of_type = limits_of_type(l)

@@ -79,11 +79,11 @@ local STREAM = { urgent = 4, high = 5, normal = 6, low = 7 }
 local known_queues = {}  -- by name
 
 -- ARGV from `a` on: number of queues, then of each: name limit rate window_ms. KEYS from `key` on, of each: delayed bodies called
--- rate urgent high normal low. Returns the number of the argument behind.
+-- rate urgent high normal low suspects. Returns the number of the argument behind.
 local function queues(workers, a, key)
   for n = 1, tonumber(ARGV[a]) do
     local b = a + 4 * n - 3
-    local queue = { name = ARGV[b], key = key + 8 * (n - 1), group = workers, limit = tonumber(ARGV[b + 1]),
+    local queue = { name = ARGV[b], key = key + 9 * (n - 1), group = workers, limit = tonumber(ARGV[b + 1]),
       rate = tonumber(ARGV[b + 2]), window = tonumber(ARGV[b + 3]) }
     known_queues[queue.name] = queue
   end
@@ -94,7 +94,8 @@ end
 local function room_in(queue)
   if not queue.room then
     local room = room_of(queue.group, queue.key + 4, KEYS[queue.key + 3], queue.limit, queue.rate, now, queue.window)
-    queue.room = room < math.huge and room - redis.call('LLEN', KEYS[queue.key + 2]) or room
+    local taken = redis.call('LLEN', KEYS[queue.key + 2]) + redis.call('EXISTS', KEYS[queue.key + 8])  -- as in fetch.lua
+    queue.room = room < math.huge and room - taken or room
   end
   return queue.room
 end
@@ -187,11 +188,11 @@ local function first_place(limiter, aside)
 end
 
 -- Hands permits over to the first tasks in the limiter's queue that all their limiters grant one, at most `most`. Returns
--- whether it stopped at that, and others may follow.
+-- whether others may follow, and whether it handed so many over.
 local function serve(limiter, most)
   local aside = queues_aside(limiter)
   for _ = 1, most + 50 do  -- some of the queue are gone
-    if most == 0 then return true end
+    if most == 0 then return true, true end
     local member = first_place(limiter, aside)
     if not member then return end
     local id = member:match('([^|]*)$')

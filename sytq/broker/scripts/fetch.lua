@@ -37,8 +37,10 @@ end
 -- Tasks that permits were handed over to (_wait_queue.lua) start first. The read below meets their
 -- entries again, and those that reregister.lua added.
 if room > 0 then
+  local seen = {}  -- a task that the read below once met first may be here twice
   for _, id in ipairs(redis.call('LPOP', called, int(room)) or {}) do
-    local l = unpack_live(redis.call('HGET', live, id))
+    local l = not seen[id] and unpack_live(redis.call('HGET', live, id))
+    seen[id] = true
     local free = l and l.state == 'queued' and l.entry ~= '' and not is_suspect(crash_record(id))
     local k = free and stream_of(l.priority)
     local claimed = k and redis.call('XCLAIM', KEYS[k], group, me, 0, l.entry, 'RETRYCOUNT', 1, 'FORCE')[1]

@@ -28,7 +28,7 @@ for n, known in ipairs(#ids > 0 and redis.call('HMGET', KEYS[2], unpack(ids)) or
   if l and TERMINAL[l.state] and int(l.token) == tokens[n] then ended[#ended + 1] = ids[n] end
 end
 if #ended > 0 then
-  for k = 2, 4 do redis.call('HDEL', KEYS[k], unpack(ended)) end
+  for k = 4, 2, -1 do redis.call('HDEL', KEYS[k], unpack(ended)) end  -- the index last, so that a refused call is repeated
 end
 if #entries > 0 then redis.call('XDEL', KEYS[1], unpack(entries)) end
 return #entries

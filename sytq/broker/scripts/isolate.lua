@@ -1,13 +1,9 @@
 -- running <- queued: an isolated process takes suspects, whose ordinary workers have died twice. It takes half of those
 -- whose isolated processes have died most often, so that what kills is soon alone; all of them when what kills is known to
 -- be elsewhere; and only one that has crashed alone before.
--- KEYS live events workers epoch paused crashes, then per queue: suspects parked rate urgent high normal low
--- ARGV group consumer lease_ms max_tasks, then per queue: limit rate window_ms
+-- KEYS and ARGV as in _isolate_keys.lua
 -- -> {number of the stream among KEYS, entry, id, message, attempts, max, token}...
-local live, events, workers, epoch, paused, crashes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local group, me, liveness, max_tasks = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local PRIORITIES = { 'urgent', 'high', 'normal', 'low' }
-local now = now_ms()
 local min_token = tonumber(alive(workers, epoch, me, now, liveness)) + 1
 local looks = 1000  -- a script must end
 
@@ -44,7 +40,7 @@ for first = 7, #KEYS, 7 do
     local l, message = unpack_live(redis.call('HGET', live, id)), redis.call('HGET', KEYS[first + 1], id)
     if not (l and message and l.state == 'queued' and l.consumer == SUSPECT) then
       redis.call('ZREM', KEYS[first], id)
-    elseif redis.call('HEXISTS', paused, l.type) == 1 then
+    elseif is_paused(l.type) then
       -- Back in its stream: a fetch has it wait for the resumption, without a place in its queue.
       l.consumer, l.entry = '', redis.call('XADD', KEYS[stream_of(l, first)], '*', 'id', id, 'message', message)
       redis.call('HSET', live, id, pack_live(l))

@@ -6,15 +6,16 @@
 local most = tonumber(ARGV[2])
 queues(ARGV[3], 4, 14)
 
--- In how many ms to look at this limiter again; nil when it is to be forgotten. more: whether more tasks may start now.
-local function next_look(limiter, more)
+-- In how many ms to look at this limiter again; nil when it is to be forgotten. more, gradually: as `serve` returns them.
+local function next_look(limiter, more, gradually)
   local s, name = limiter.state, limiter.name
-  if more then return limiter.settings.breaker and 500 or 0 end  -- behind a breaker tasks start gradually
+  if more then return gradually and limiter.settings.breaker and 500 or 0 end  -- behind a breaker tasks start gradually
   if count(QUEUE, name) > 0 then
     local wait = s.breaker == 'open' and s.till - now or s.pause and 5000 or 500
     return math.max(500, math.min(wait, 5000))
   end
   if count(PERMITS, name) > 0 then return 2000 end
+  if s.pause and s.pause.till > 0 then return math.min(s.pause.till - now, 60000) end
   if s.pause or s.refused or s.breaker == 'open' then return 60000 end
   s.idle = s.idle or now
   -- Hosts come and go: when there are many, unused ones are forgotten sooner.
