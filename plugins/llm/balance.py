@@ -84,6 +84,8 @@ async def _is_there(ctx: AsyncContext, provider: Provider) -> bool | None:
     if answer.status_code >= 500 or answer.status_code == 429:
         raise Retry(after=_LOOK, consumes_attempt=False, reason=f"no balance: HTTP {answer.status_code}")
     try:
-        return parsed(answer.content).is_available
-    except ValueError:
+        said = answer.json()
+        available = said.get("is_available")  # all that some gateways say
+        return available if isinstance(available, bool) else parsed(answer.content).is_available
+    except (ValueError, AttributeError):
         return None

@@ -115,8 +115,10 @@ def adopt(dry_run: DryRun = False, json_wanted: AsJson = False, file: File = Non
     _refuse_unheld(parts)
     adoption = _adoption(parts)
     if dry_run:
-        tasks = [message.shown() for message in adoption.messages()]
-        report(json_wanted, {"tasks": tasks}, f"{len(tasks)} would be adopted")
+        if json_wanted:
+            as_json({"tasks": [message.shown() for message in adoption.messages()]})
+        else:
+            typer.echo(f"{sum(1 for _ in adoption.messages())} would be adopted")
         return
     number, lost = adoption.adopt()
     noted(parts, "hold.adopt", "", f"{number} tasks")

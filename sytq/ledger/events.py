@@ -146,8 +146,8 @@ def write_attempts(database: peewee.Database, events: Iterable[Event]) -> None:
             attempts.setdefault(key, event)
         elif event.token and event.outcome:
             start = attempts.get(key)
-            if start is not None and event.started_at is None:
-                event = replace(event, started_at=start.started_at)
+            if start is not None:  # its time counts, as it does when the two are recorded apart
+                event = replace(event, started_at=start.started_at or event.started_at)
             attempts[key] = event
     ordered = [attempts[key] for key in sorted(attempts)]
     upsert(

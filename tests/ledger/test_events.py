@@ -75,6 +75,15 @@ def test_one_batch_writes_what_a_batch_for_each_event_writes(ledger: Ledger) -> 
     assert [attempt.outcome for attempt in ledger.attempts(apart)] == ["failed", "lost", "succeeded"]
 
 
+def test_an_attempt_began_when_its_start_says_however_it_is_recorded(ledger: Ledger) -> None:
+    together, apart = accepted(ledger, 2)
+    later = AT + dt.timedelta(seconds=4)  # by the worker's clock, or once a thread was free
+    record(ledger, [start(together, 1), ended(together, 1, "succeeded", started_at=later)])
+    for event in (start(apart, 1), ended(apart, 1, "succeeded", started_at=later)):
+        record(ledger, [event])
+    assert [ledger.attempts(task)[0].started_at for task in (together, apart)] == [AT, AT]
+
+
 def test_an_end_that_does_not_know_its_start_takes_its_time(ledger: Ledger) -> None:
     (task_id,) = accepted(ledger)
     record(ledger, [start(task_id, 1), ended(task_id, 1, "queued", started_at=None)])
