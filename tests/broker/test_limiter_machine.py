@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from sytq import Limiter, Permit, Waiting
 from sytq.broker.handover import QueueLimit
+from sytq.broker.keys import GROUP
 from sytq.broker.limiter import settings_of
 from sytq.broker.limiters import Limiters
 from sytq.states import TERMINAL
@@ -318,15 +319,18 @@ class Fetching(RuleBasedStateMachine):
             else:
                 for first, last in zip(self.calls[name], self.calls[name][limiter.calls :], strict=False):
                     assert last - first >= limiter.window * 1000, f"too many calls at {name}"
-        of_type = len(self.running)  # the permits of a dead worker's tasks may be freed before they are reclaimed
+        of_type = len(self.running)
         assert of_type <= self.allowed[TYPE], f"{of_type} run, {self.allowed[TYPE]} allowed"
-        self.allowed[TYPE] = max(self.type.concurrency, min(self.allowed[TYPE], of_type))
-        in_queue = of_type  # beside those of dead workers, which have their places until they start again
+        # A dead worker's tasks start again with the permits that they hold, unless these were freed before.
+        redis, keys = self.play.bench.redis, self.play.bench.keys
+        held = int(redis.ask("ZLEXCOUNT", keys.permits, f"[{TYPE}|", f"({TYPE}}}"))
+        self.allowed[TYPE] = max(self.type.concurrency, min(self.allowed[TYPE], max(of_type, held)))
+        places = self.places()
         if self.queue.running:
-            self.allowed[QUEUE] = max(self.queue.running, self.allowed[QUEUE])
-            assert in_queue <= self.allowed[QUEUE], f"{in_queue} run, {self.allowed[QUEUE]} allowed in the queue"
+            assert places <= self.allowed[QUEUE], f"{places} have a place in the queue, {self.allowed[QUEUE]} allowed"
+            self.allowed[QUEUE] = max(self.queue.running, min(self.allowed[QUEUE], places))
         else:
-            self.allowed[QUEUE] = max(self.allowed[QUEUE], of_type)
+            self.allowed[QUEUE] = places
         for permit in self.play.bench.redis.ask("ZRANGE", self.play.bench.keys.permits, 0, -1):
             limiter_name, task, _token, number, _at = permit.decode().split("|")
             if number != "0":
@@ -334,6 +338,11 @@ class Fetching(RuleBasedStateMachine):
             live = self.play.bench.live(task)
             known = task in self.running or task in self.pruned or (live and live[7] == "granted")
             assert known or not live or live[0] == "cancelled", f"{task} waits, and holds a permit of {limiter_name}"
+
+    def places(self) -> int:
+        """How many tasks run in the queue, those of dead workers among them until they start again."""
+        bench = self.play.bench
+        return sum(bench.redis.ask("XPENDING", stream, GROUP)["pending"] for stream in bench.keys.streams("q"))
 
     def teardown(self) -> None:
         self.resume()

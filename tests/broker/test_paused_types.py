@@ -118,6 +118,26 @@ def test_a_type_whose_pause_has_just_ended_is_fetched_with_other_limiters(play: 
     assert play.state(ONE).inside == ["a"]
 
 
+def test_no_permit_is_handed_over_of_a_limiter_that_was_forgotten_during_the_pause(play: Play) -> None:
+    known(play, ONE)
+    play.limit_type(concurrency=2)
+    paused(play)
+    submit(play, "a")
+    assert play.start() == []
+    play.tend()
+    play.later(3601)
+    play.tend()
+    play.limiters.resume(TYPE)
+    play.tend()
+    assert play.bench.live("a")[7] == "granted"  # type: ignore[index]
+    assert play.start() == ["a"]
+    redis, keys = play.bench.redis, play.bench.keys
+    assert [permit.partition(b"|")[0] for permit in redis.ask("ZRANGE", keys.permits, 0, -1)] == [TYPE.encode()]
+    play.release(play.acquire("a", ONE))
+    play.ack("a")
+    assert redis.ask("EXISTS", keys.permits, keys.waiting) == 0
+
+
 def test_a_suspect_of_a_type_whose_pause_has_just_ended_runs_alone(play: Play) -> None:
     play.limiters.pause(TYPE, "t 1", "broken", seconds=10, person=False)
     submit(play, "a", limiters=())

@@ -121,7 +121,10 @@ end
 -- more when Redis refused a call halfway.
 local function hand_to(id, w, l)
   local wanted = { id = id, token = int(l.token), created = w.created, cost = w.units, permit = w.permit or '0' }
-  for _, name in ipairs(w.gates) do grant(get(name), wanted, held_by(id, name)) end
+  for _, name in ipairs(w.gates) do
+    -- One whose limits are unknown, as it was not used for long, is the attempt's to acquire.
+    if get(name).stated then grant(get(name), wanted, held_by(id, name)) end
+  end
   if l.state == 'running' then return forget_wait(id, w) end
   local queue = known_queues[l.queue]
   queue.room = room_in(queue) - 1
