@@ -193,8 +193,8 @@ local function in_window(limiter)
   -- Those of the future, as the clock was set back, count for a whole window from now on.
   local last = select(2, range(limiter.name))
   for _, acquired in ipairs(redis.call('ZRANGEBYLEX', ACQUIRED, '[' .. limiter.name .. '|' .. pad(now + 1), last, 'LIMIT', 0, 500)) do
-    local at = now  -- a task that ran again may have two of one name then
-    while redis.call('ZADD', ACQUIRED, 0, (acquired:gsub('|%d+', '|' .. pad(at), 1))) == 0 do at = at + 1 end
+    local at = now - 1  -- a task that ran again may have two of one name then, and a third from now
+    while redis.call('ZADD', ACQUIRED, 0, (acquired:gsub('|%d+', '|' .. pad(at), 1))) == 0 do at = at - 1 end
     redis.call('ZREM', ACQUIRED, acquired)
   end
   local n = count(ACQUIRED, limiter.name)

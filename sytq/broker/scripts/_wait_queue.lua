@@ -121,9 +121,11 @@ end
 -- more when Redis refused a call halfway.
 local function hand_to(id, w, l)
   local wanted = { id = id, token = int(l.token), created = w.created, cost = w.units, permit = w.permit or '0' }
+  local all_known = true
+  for _, name in ipairs(w.gates) do all_known = all_known and get(name).stated end
   for _, name in ipairs(w.gates) do
-    -- One whose limits are unknown, as it was not used for long, is the attempt's to acquire.
-    if get(name).stated then grant(get(name), wanted, held_by(id, name)) end
+    -- As in _admit.lua: where the limits of one are unknown, as it was not used for long, the attempt acquires its permits itself.
+    if all_known or name:sub(1, 5) == 'type:' then grant(get(name), wanted, held_by(id, name)) end
   end
   if l.state == 'running' then return forget_wait(id, w) end
   local queue = known_queues[l.queue]
