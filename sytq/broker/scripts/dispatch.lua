@@ -15,9 +15,13 @@ for k = 1, tonumber(ARGV[2]) do
   redis.call('SADD', KEYS[4], kinds[k].live.queue)
   a = a + 7
 end
-for b = a, #ARGV, 4 do
-  local kind, id, due, message = kinds[tonumber(ARGV[b])], ARGV[b + 1], tonumber(ARGV[b + 2]), ARGV[b + 3]
-  if redis.call('HEXISTS', KEYS[1], id) == 0 then
+local ids, entered_ids, index = {}, {}, {}
+for b = a, #ARGV, 4 do ids[#ids + 1] = ARGV[b + 1] end
+local known = #ids > 0 and redis.call('HMGET', KEYS[1], unpack(ids))
+for n, id in ipairs(ids) do
+  local b = a + 4 * (n - 1)
+  if not known[n] and not entered_ids[id] then
+    local kind, due, message = kinds[tonumber(ARGV[b])], tonumber(ARGV[b + 2]), ARGV[b + 3]
     local l, slot = kind.live, kind.slot
     if due > now then
       l.state, l.entry = 'scheduled', nil
@@ -26,10 +30,12 @@ for b = a, #ARGV, 4 do
       l.state = 'queued'
       l.entry = redis.call('XADD', KEYS[slot + 1], '*', 'id', id, 'message', message)
     end
-    redis.call('HSET', KEYS[1], id, pack_live(l))
+    entered_ids[id] = true
+    index[#index + 1], index[#index + 2] = id, pack_live(l)
     kind.entered = kind.entered + 1
   end
 end
+if #index > 0 then redis.call('HSET', KEYS[1], unpack(index)) end
 for _, kind in ipairs(kinds) do
   if kind.entered > 0 then
     redis.call('HINCRBY', KEYS[2], kind.live.type .. ':submitted', kind.entered)
