@@ -165,9 +165,10 @@ def test_an_operation_survives_its_worker_and_changes_tasks_once(service: Instal
     poll(lambda: sum(notes().values()) >= 900, timeout=60, message="all have run again")
     for task in tasks[::50]:
         service.wait_shown(task, "dead")
-    # The killed worker may also have run tasks, which then start once more.
+    # The killed worker may also have run tasks, dozens at once, whose ends had not reached Redis: they start once more.
     starts = [notes()[f"start t{n}"] for n in range(450)]
-    assert min(starts) == 2 and sum(starts) - 900 <= 8
+    reclaimed = service.runtime.inspection.totals().get(("hopeless", "reclaimed"), 0)
+    assert min(starts) == 2 and sum(starts) - 900 <= reclaimed
     attempts = [service.get(f"/v2/tasks/{task}")["attempts"] for task in tasks[::50]]
     assert set(attempts) <= {1, 2}
 
