@@ -2,7 +2,8 @@
 -- attempt happens here or not at all, and only while the attempt still holds its task: a call that Redis refused halfway
 -- (a right was taken) is repeated, so what must not be lost comes before the change of the index, the rest behind it. If a
 -- cancellation was requested and the outcome is no end, the task is cancelled: "event" is for the outcome itself,
--- "if_cancelled" for this case. A task whose attempt was refused a permit waits in the wait queue of the limiter. The permits that the task was fetched with are released, whoever has it by now.
+-- "if_cancelled" for this case. A task whose attempt was refused a permit waits in the wait queue of the limiter. The permits
+-- that the task was fetched with are released, whoever has it by now.
 -- KEYS live events stats wake-up deadletters cancels epoch crashes workers, then limiters ... paused as in
 --      _limiter_keys.lua, then those of these queues, as in _wait_queue.lua, then per slot: stream delayed bodies queue-wake-up
 -- ARGV group consumer liveness_ms, queues as in _wait_queue.lua, then per attempt: slot id type entry token kind attempts
