@@ -48,9 +48,13 @@ storm: setup-test ## ten minutes of random faults under load; STORM="--seed 7 --
 	@tools/test-servers
 	@$(BIN)/python -m tests.faults.storm $(STORM)
 
-bench: setup-test ## measure limiters and plain tasks beside what they are compared with; five minutes, alone on a machine
+bench: setup-test ## measure sytq beside its peers, in ratios; fifteen minutes, alone on a machine
+	@tools/test-servers
+	@$(BIN)/python -m bench.broker
+	@$(BIN)/python -m bench.pickup
+	@$(BIN)/python -m bench.api --workers 2 --database mysql
 	@$(BIN)/python -m bench.webhooks
-	@$(BIN)/python -m bench.broker --pickups 0
+	@$(BIN)/python -m bench.llm
 	@$(BIN)/python -m bench.full_limiter
 
 lint: setup-test ## ruff, mypy (strict) and the import contracts

@@ -3,11 +3,12 @@
     python -m bench.api [--connections 64] [--seconds 4] [--rounds 3] [--workers 1] [--database sqlite|mysql]
 
 A submission is contract E's, committed in the database (MariaDB with innodb_flush_log_at_trx_commit=1, SQLite with
-synchronous=FULL) and in Redis; a batch is 100 of the same on /v2, with its figures for one task; a read looks one task
-up. Batches come over an eighth of the connections. The rounds of all of them alternate, so that a machine that is busy
-in between disturbs them alike; the median round counts. The CPU time of the API's processes is what is left of the
-comparison when others use the machine; beside it is that of the database server and of Redis, which share the machine's
-cores with the API and the load generator.
+synchronous=FULL) and in Redis; "a row for each" promises the same, request by request (see bare.py); a batch is 100 of
+the same on /v2, with its figures for one task; a read looks one task up. Batches come over an eighth of the
+connections. The rounds of all of them alternate, so that a machine that is busy in between disturbs them alike; the
+median round counts. The CPU time of the API's processes is what is left of the comparison when others use the machine;
+beside it is that of the database server and of Redis, which share the machine's cores with the API and the load
+generator.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.broker import wait
 from bench.load import Measured, measure
+from bench.run import wait
 from sytq import config
 from sytq.runtime import build
 from tests.servers import MySQLServer, RedisServer, free_port
@@ -137,6 +138,7 @@ def main() -> None:
             one = f"/api/tasks/{task_id}"
             asked = {
                 "bare Falcon, POST": (bare, "POST", "/", TASK),
+                "bare, a row for each": (bare, "POST", "/row", TASK),
                 "single submission": (ours, "POST", "/api/v1/tasks", TASK),
                 "... while 900 wait": (ours, "POST", "/api/v1/tasks", TASK),
                 "batch of 100, in tasks": (ours, "POST", "/v2/tasks/batch", BATCH),
@@ -167,7 +169,7 @@ def show(kind: str, rounds: dict[str, list[Round]]) -> None:
     for name, measured in rounds.items():
         rate = statistics.median(one.rate for one, _ in measured)
         cpu, database, redis = (statistics.median(part) for part in zip(*(cpu for _, cpu in measured), strict=True))
-        if name.startswith("bare"):
+        if name.startswith("bare Falcon"):
             bare_rate, bare_cpu = rate, cpu
         half, late = (statistics.median(one.at(share) for one, _ in measured) for share in (0.5, 0.99))
         statuses = " ".join(sorted({status for one, _ in measured for status in one.statuses}))

@@ -1,174 +1,123 @@
-"""Our broker beside Dramatiq's RedisBroker in one run, on one private Redis with its append-only file on.
+"""No-op tasks from a backlog: ours beside Dramatiq's RedisBroker and taskiq's streams, in one run.
 
-    python -m bench.broker [--tasks 20000] [--rounds 3] [--pickups 10]
+    python -m bench.broker [--tasks 20000] [--rounds 3] [--processes 2]
 
-Commands of Redis: from the dispatch of a task until the record of its end has left Redis, as far as it got meanwhile.
-Throughput: no-op tasks from a backlog, one worker process of 8 threads, from the first finished task to the last; the
-three kinds in turn, medians of the rounds.
-Pickup: single tasks 3 s apart, from being sent to running on the idle worker. Ours are tasks without a ledger row's
-cost on either side of the comparison: the messages are entered straight into Redis, as `actor.send` does.
+One private Redis with its append-only file on; so many worker processes (8 threads each where tasks run on threads),
+from the first finished task to the last; the kinds in turn, medians of the rounds. Ours are rows in MariaDB
+(innodb_flush_log_at_trx_commit=1) with the record of every attempt, which is written meanwhile; its second rate ends
+when the last is there. The peers keep nothing of a task that has ended. Last, the commands of Redis for one of ours,
+from its dispatch until the record of its end has left Redis, as far as it got meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import asyncio
 import statistics
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import redis
+from bench.run import SYTQ, Run, end, envelopes, wait
+from sytq.ledger.models import Task
+from tests.servers import MySQLServer
 
-from sytq import config
-from sytq.broker.dispatcher import Dispatcher, Envelope
-from sytq.embedded import EmbeddedServer
-from sytq.ids import new_id
-from sytq.runtime import Runtime, build
-from tests.tables import make_tables
-
-TYPES = Path(__file__).parent / "types"
+#: Tasks a second until the last has ended, and until the last is recorded.
+Rates = tuple[float, float]
 
 
-class Run:
-    """One private Redis, and workers on it."""
-
-    def __init__(self, folder: Path, **settings: str) -> None:
-        self.server = EmbeddedServer(folder / "redis")
-        self.server.start()
-        self.client = redis.Redis.from_url(self.server.url)
-        self.environ = os.environ | {
-            "BENCH_REDIS_URL": self.server.url,
-            "SYTQ_REDIS__URL": self.server.url,
-            "SYTQ_DATABASE__URL": f"sqlite:///{folder / 'bench.db'}",
-            "SYTQ_PLUGINS__PATHS": f'["{TYPES}"]',
-            "SYTQ_LOGGER__LEVEL": "warning",
-            "SYTQ_SCHEDULES__CLEANUP": '{"enabled": false}',
-            **settings,
-        }
-        self.ours: Runtime = build(config.load(environ=self.environ))
-        self.dispatcher = Dispatcher(self.ours.redis, self.ours.keys)
-        make_tables(self.ours.database)
-
-    def worker(self, module: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "dramatiq", module, "-p1", "-t8"],
-            env=self.environ,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def close(self) -> None:
-        self.server.stop()
-
-
-def wait(condition: Callable[[], object], timeout: float = 300.0) -> float:
-    """Wait for a condition and return the time at which it held."""
-    deadline = time.perf_counter() + timeout
-    while not condition():
-        if time.perf_counter() > deadline:
-            sys.exit("a benchmark did not end in time")
-        time.sleep(0.005)
-    return time.perf_counter()
-
-
-def measured(run: Run, module: str, left: Callable[[], int], tasks: int) -> float:
-    """Tasks a second from the first finished to the last."""
-    worker = run.worker(module)
+def measured(
+    worker: subprocess.Popen[bytes], left: Callable[[], int], tasks: int, recorded: Callable[[], bool]
+) -> Rates:
     try:
         began = wait(lambda: left() < tasks)
         begun = left()
         ended = wait(lambda: left() == 0)
+        last = wait(recorded)
     finally:
-        worker.terminate()
-        worker.wait()
-    return begun / (ended - began)
+        end(worker)
+    return begun / (ended - began), begun / (last - began)
 
 
-def envelopes(type_name: str, queue: str, tasks: int, payload: str = "{}") -> list[Envelope]:
-    now = int(time.time() * 1000)
-    return [Envelope(new_id(), type_name, queue, "normal", payload, now) for _ in range(tasks)]
-
-
-def stock_backlog(run: Run, tasks: int) -> float:
-    os.environ["BENCH_REDIS_URL"] = run.server.url
+def dramatiq(run: Run, tasks: int, processes: int) -> Rates:
     from bench import stock
 
     for _ in range(tasks):
         stock.noop.send()
-    return measured(run, "bench.stock", lambda: run.client.hlen("dramatiq:default.msgs"), tasks)
+    return measured(run.worker("bench.stock", processes), stock.left, tasks, lambda: True)
 
 
-def our_backlog(run: Run, type_name: str, queue: str, tasks: int) -> float:
-    run.dispatcher.dispatch(envelopes(type_name, queue, tasks))
-    stream = run.ours.keys.stream(queue, "normal")
-    return measured(run, "sytq.actors", lambda: run.client.xlen(stream), tasks)
+def taskiq(run: Run, tasks: int, processes: int) -> Rates:
+    from bench import stream
+
+    asyncio.run(stream.send(tasks))
+    return measured(run.start(*stream.COMMAND, str(processes)), stream.left, tasks, lambda: True)
 
 
-def commands(run: Run) -> int:
-    """How many commands Redis has run so far, those within scripts included, without what this program asks."""
-    asked = {"cmdstat_xlen", "cmdstat_hlen", "cmdstat_info"}
-    return sum(entry["calls"] for name, entry in run.client.info("commandstats").items() if name not in asked)
+def ours(run: Run, type_name: str, queue: str, tasks: int, processes: int) -> Rates:
+    submitter, stream = run.ours.submitter, run.ours.keys.stream(queue, "normal")
+    for start in range(0, tasks, 500):
+        submitter.submit([submitter.prepare(type_name, {}) for _ in range(min(500, tasks - start))])
+
+    def recorded() -> bool:
+        unfinished = Task.select().where(Task.type == type_name, Task.state != "succeeded")
+        with run.ours.database.connection_context():
+            return not unfinished.exists()
+
+    return measured(run.worker(SYTQ, processes), lambda: run.client.xlen(stream), tasks, recorded)
 
 
-def pickups(run: Run, module: str, send: Callable[[], object], count: int) -> list[float]:
-    run.client.delete("pickups")
-    worker = run.worker(module)
-    try:
-        send()
-        wait(lambda: run.client.llen("pickups") == 1)  # it is up; this one is not counted
-        for number in range(count):
-            time.sleep(3)  # the pause is what is measured: how an idle worker notices a task
-            send()
-            wait(lambda done=number + 2: run.client.llen("pickups") == done)
-    finally:
-        worker.terminate()
-        worker.wait()
-    return [float(value) * 1000 for value in run.client.lrange("pickups", 1, -1)]
+def commands(run: Run, tasks: int) -> float:
+    """Commands of Redis for each no-op without a row, those within scripts included, without what this asks."""
+
+    def count() -> int:
+        asked = {"cmdstat_xlen", "cmdstat_info"}
+        return sum(entry["calls"] for name, entry in run.client.info("commandstats").items() if name not in asked)
+
+    before, stream = count(), run.ours.keys.stream("abench", "normal")
+    run.dispatcher.dispatch(envelopes("anoop", "abench", tasks))
+    measured(run.worker(SYTQ), lambda: run.client.xlen(stream), tasks, lambda: True)
+    return (count() - before) / tasks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pickups", type=int, default=10)
-    arguments = parser.parse_args()
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    mysql = MySQLServer(options=())
+    mysql.start()
+    mysql.execute("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder))
+        run = Run(Path(folder), SYTQ_DATABASE__URL=mysql.create_database("bench"))
         try:
-            rates = [
+            rounds = [
                 (
-                    stock_backlog(run, arguments.tasks),
-                    our_backlog(run, "noop", "bench", arguments.tasks),
-                    our_backlog(run, "anoop", "abench", arguments.tasks),
+                    dramatiq(run, given.tasks, given.processes),
+                    taskiq(run, given.tasks, given.processes),
+                    ours(run, "noop", "bench", given.tasks, given.processes),
+                    ours(run, "anoop", "abench", given.tasks, given.processes),
                 )
-                for _ in range(arguments.rounds)
+                for _ in range(given.rounds)
             ]
-            theirs, threads, loop = map(statistics.median, zip(*rates, strict=True))
-            print(f"from a backlog of {arguments.tasks}, tasks/s: RedisBroker {theirs:,.0f}")
-            print(f"  ours on threads {threads:,.0f} ({threads / theirs:.1f}x), on the event loop {loop:,.0f} ", end="")
-            print(f"({loop / theirs:.1f}x)")
-            before = commands(run)
-            our_backlog(run, "anoop", "abench", arguments.tasks)
-            print(f"  commands of Redis for each of ours, {(commands(run) - before) / arguments.tasks:.1f}")
-            if not arguments.pickups:
-                return
-            from bench import stock
-
-            slow = pickups(run, "bench.stock", lambda: stock.pickup.send(time.time()), arguments.pickups)
-
-            def send() -> int:
-                return run.dispatcher.dispatch(envelopes("pickup", "bench", 1, f'{{"sent": {time.time()}}}'))
-
-            quick = pickups(run, "sytq.actors", send, arguments.pickups)
-            median_slow, median_quick = statistics.median(slow), statistics.median(quick)
-            print(f"pickup by an idle worker, ms (median, worst): RedisBroker {median_slow:.1f}, {max(slow):.1f}")
-            print(f"  ours {median_quick:.1f}, {max(quick):.1f} ({median_slow / median_quick:.0f}x sooner)")
+            show(given.tasks, given.processes, rounds)
+            print(f"commands of Redis for each of ours: {commands(run, given.tasks):.1f}")
         finally:
             run.close()
+            mysql.remove()
+
+
+def show(tasks: int, processes: int, rounds: list[tuple[Rates, Rates, Rates, Rates]]) -> None:
+    stock, stream, threads, loop = (
+        tuple(statistics.median(rates) for rates in zip(*kind, strict=True)) for kind in zip(*rounds, strict=True)
+    )
+    print(f"from a backlog of {tasks:,}, {processes} processes, tasks/s:")
+    print(f"  def:       RedisBroker {stock[0]:7,.0f}  ours {threads[0]:7,.0f} ({threads[0] / stock[0]:.2f})", end="")
+    print(f"  until recorded {threads[1]:7,.0f} ({threads[1] / stock[0]:.2f})")
+    print(f"  async def: taskiq      {stream[0]:7,.0f}  ours {loop[0]:7,.0f} ({loop[0] / stream[0]:.2f})", end="")
+    print(f"  until recorded {loop[1]:7,.0f} ({loop[1] / stream[0]:.2f})")
 
 
 if __name__ == "__main__":

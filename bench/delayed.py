@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.broker import Run, wait
+from bench.run import Run, wait
 from sytq.broker.dispatcher import Envelope
 from sytq.ids import new_id
 

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ClassVar
 
-from bench.broker import Run, wait
+from bench.run import Run, wait
 from sytq import config
 from sytq.runtime import Runtime, build
 

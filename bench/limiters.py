@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.broker import Run, envelopes, wait
+from bench.run import Run, envelopes, wait
 from sytq import Breaker, Limiter, Permit
 from sytq.broker.connection import Redis
 from sytq.broker.handover import Handover

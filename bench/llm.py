@@ -2,7 +2,8 @@
 
     python -m bench.llm [--rows 2000] [--rejected-rows 500]
 
-First: all rows at once, how near the 2 s that one call takes, and the memory of a call in flight. Then a provider that
+First: all rows at once, beside two processes that do nothing but make the same calls, and the memory of a call in
+flight. Then a provider that
 answers 429 above 50 concurrent calls: without limits, with an adaptive limit of 200, with the right limit of 50. The
 provider is a process of its own; it counts.
 """
@@ -12,15 +13,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import requests
-from aiohttp import web
+from aiohttp import ClientSession, TCPConnector, web
 from sytq_plugins.llm.row import ValuationRecord
 
 from sytq import config
@@ -96,11 +99,11 @@ class Run:
         port = free_port()
         command = [sys.executable, "-m", "bench.llm", "--serve", str(port), "--bears", str(bears)]
         self._provider = subprocess.Popen(command)
-        self._address = f"http://127.0.0.1:{port}"
+        self.address = f"http://127.0.0.1:{port}"
         environ = os.environ | {
             "SYTQ_DATABASE__URL": mysql.create_database(name),
             "SYTQ_REDIS__URL": self._redis.url,
-            "SYTQ_PROVIDERS__BENCH__BASE_URL": f"{self._address}/v1",
+            "SYTQ_PROVIDERS__BENCH__BASE_URL": f"{self.address}/v1",
             "SYTQ_PROVIDERS__BENCH__MODEL": "m",
             "SYTQ_PROVIDERS__BENCH__LIMITS": json.dumps(limits),
             # A provider that says 429 all day is what is measured here.
@@ -141,7 +144,7 @@ class Run:
             return int(ValuationRecord.select().where(ValuationRecord.status == "completed").count())
 
     def counts(self) -> dict[str, int]:
-        return dict(requests.get(f"{self._address}/counts", timeout=10).json())
+        return dict(requests.get(f"{self.address}/counts", timeout=10).json())
 
     def memory(self, field: str) -> int:
         """KiB of the worker processes together: VmRSS now, VmHWM the most there ever was."""
@@ -192,15 +195,39 @@ def main() -> None:
         mysql.remove()
 
 
+async def _post(address: str, calls: int) -> None:
+    async def post(session: ClientSession) -> None:
+        async with session.post(f"{address}/v1/chat/completions", json={"model": "m"}) as response:
+            await response.read()
+
+    async with ClientSession(connector=TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(post(session) for _ in range(calls)))
+
+
+def _calls(address: str, calls: int) -> float:
+    """Seconds that a loop takes which does nothing else."""
+    began = time.monotonic()
+    asyncio.run(_post(address, calls))
+    return time.monotonic() - began
+
+
+def _bare(address: str, calls: int) -> float:
+    """The longer of two processes that make half of the calls each."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        return max(pool.map(_calls, [address] * 2, [calls // 2] * 2))
+
+
 def _full_speed(folder: Path, mysql: MySQLServer, rows: int) -> None:
     run = Run(folder, mysql, "full", 0, {})
     try:
         before, worked = run.memory("VmRSS"), run.cpu()
         seconds = run.valuate(rows)
         counts, worked = run.counts(), run.cpu() - worked
+        bare = _bare(run.address, rows)
         grown = (run.memory("VmHWM") - before) / counts["peak"]
         print(f"{rows} valuations, each {SECONDS:g} s at the provider, two worker processes, rows in MariaDB")
-        print(f"  {seconds:.1f} s in all, {counts['peak']} calls in flight at most")
+        print(f"  {seconds:.1f} s in all, two bare loops {bare:.1f} ({seconds / bare:.1f} times), at most ", end="")
+        print(f"{counts['peak']} calls in flight")
         print(f"  for each: {grown:.0f} KiB in flight, {worked / rows * 1000:.1f} ms of the workers' CPU")
     finally:
         run.close()

@@ -1,4 +1,4 @@
-"""The same two actors on Dramatiq's own RedisBroker, as it comes: `dramatiq bench.stock`."""
+"""The same two tasks on Dramatiq's own RedisBroker, as it comes: `dramatiq bench.stock`."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def noop() -> None:
 @dramatiq.actor
 def pickup(sent: float) -> None:
     client.rpush("pickups", time.time() - sent)
+
+
+def left() -> int:
+    """Tasks that have not ended."""
+    return int(client.hlen("dramatiq:default.msgs"))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import aiohttp
 
-from bench.broker import Run
+from bench.run import Run
 
 AT_ONCE = 100
 BODY = '{"type": "bench", "data": "' + "x" * 500 + '"}'
