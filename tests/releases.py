@@ -1,6 +1,6 @@
 """Two releases of sytq side by side: their source and their processes.
 
-Finds and unpacks the previous release.
+Finds and unpacks the previous ones.
 """
 
 from __future__ import annotations
@@ -57,20 +57,17 @@ def this() -> Release:
     return Release("this", ROOT)
 
 
-def previous(folder: Path) -> Release:
-    """The release that tests/previous-release names. Skips where it is missing."""
-    lines = (ROOT / "tests/previous-release").read_text().splitlines()
-    (ref,) = (line for line in lines if line and line[0] != "#")
-    known = subprocess.run(["git", "cat-file", "-e", f"{ref}^{{commit}}"], cwd=ROOT, capture_output=True)
-    if known.returncode:
-        pytest.skip(
-            f"{ref} is not in this clone, so the previous release cannot be run: `git fetch --unshallow --tags`"
-        )
-    return unpack(ref, folder, "previous")
+def previous() -> list[str]:
+    """The commits that tests/previous-releases names."""
+    lines = (ROOT / "tests/previous-releases").read_text().splitlines()
+    return [line for line in lines if line and line[0] != "#"]
 
 
 def unpack(ref: str, folder: Path, name: str) -> Release:
-    """The source of a commit from git's history, in `folder`."""
+    """The source of a commit from git's history, in `folder`. Skips where the commit is missing."""
+    known = subprocess.run(["git", "cat-file", "-e", f"{ref}^{{commit}}"], cwd=ROOT, capture_output=True)
+    if known.returncode:
+        pytest.skip(f"{ref} is not in this clone, so it cannot be run: `git fetch --unshallow --tags`")
     packed = subprocess.run(
         ["git", "archive", ref, "sytq", "plugins", "setup.cfg"], cwd=ROOT, capture_output=True, check=True
     )

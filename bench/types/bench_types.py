@@ -29,8 +29,8 @@ async def anoop(ctx: AsyncContext, payload: Nothing) -> None:
     pass
 
 
-@task("pickup", payload=Nothing, queue="bench", retry=ONCE)
-def pickup(ctx: Context, payload: Nothing) -> None:
+@task("pickup", payload=Nothing, queue="abench", retry=ONCE)
+async def pickup(ctx: AsyncContext, payload: Nothing) -> None:
     client.rpush("pickups", time.time() - payload.sent)
 
 

@@ -1,4 +1,4 @@
-"""P1, P5: upgrade from the previous release and downgrade, under load and at the limits of a host and a provider, with
+"""P1, P5: upgrade from each previous release and downgrade, under load and at the limits of a host and a provider, with
 both releases on the same stores."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sytq.ledger.database import open_database, read
 from sytq.ledger.migrations import migrate, pending
 from sytq.plugins import find
 from tests.provider import ScriptedProvider, answers, later
-from tests.releases import Process, Release, previous, this
+from tests.releases import Process, Release, previous, this, unpack
 from tests.servers import poll
 
 pytestmark = pytest.mark.faults
@@ -223,9 +223,9 @@ class Fleet:
         self.target.close()
 
 
-@pytest.fixture(scope="session")
-def before(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    return previous(tmp_path_factory.mktemp("previous"))
+@pytest.fixture(scope="session", params=previous(), ids=lambda ref: ref[:8])
+def before(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    return unpack(request.param, tmp_path_factory.mktemp("previous"), "previous")
 
 
 @pytest.fixture
