@@ -78,6 +78,9 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
     """The worker class set in `sytq.api.gunicorn_conf`."""
 
     def init_process(self) -> Any:
+        # gunicorn notes its parser in C on the class of the connection that asks, and reads the note of its own class:
+        # asked by a subclass alone it never uses that parser.
+        ASGIProtocol._check_h1c_protocol_available()
         # There is no other way to choose the protocol; this process serves nothing else.
         gasgi.ASGIProtocol = _Protocol
         self.draining = self.state["draining"] = asyncio.Event()

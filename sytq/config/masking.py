@@ -47,10 +47,18 @@ def is_secret_key(key: str) -> bool:
 
 def mask_text(text: str) -> str:
     """Mask everything that looks like a key, a token or a password in a URL."""
-    if _WORTH_A_LOOK.search(text):
+    if _may_hold_secret(text.casefold()) and _WORTH_A_LOOK.search(text):
         for pattern, instead in _LOOKS_SECRET:
             text = pattern.sub(instead, text)
     return text
+
+
+def _may_hold_secret(text: str) -> bool:
+    # Written out: of a line's short texts this takes a tenth of the time of the search.
+    return (
+        ("@" in text or "key" in text or "token" in text or "passw" in text or "secret" in text or "bearer" in text)
+        or ("sk-" in text or "sytq_" in text or "whsec_" in text or "authorization" in text)
+    )  # fmt: skip
 
 
 def mask_url(url: str) -> str:
@@ -61,6 +69,8 @@ def mask_url(url: str) -> str:
 
 def masked(key: str, value: Any) -> Any:
     """Return a value in the types of JSON, with all secrets masked; `key` is the name of the value."""
+    if type(value) is str:  # most are
+        return MASK if value and is_secret_key(key) else mask_text(value)
     if isinstance(value, Mapping):
         return {str(name): masked(str(name), inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

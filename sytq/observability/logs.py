@@ -5,17 +5,18 @@ Changes nothing until `configure` is called.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Collection
-from functools import partial
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, NoReturn
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from sytq.config.masking import MASK, masked
+from sytq.config.masking import MASK, mask_text, masked
 from sytq.observability.log_stream import LogStream
 
 #: At debug level these print SQL parameters, messages or headers: prompts, payloads and keys.
@@ -37,11 +38,15 @@ SHOWN = frozenset(
 _identity: dict[str, str] = {}
 #: Loggers with their own handlers that do not propagate.
 _WITH_OWN_HANDLERS = ("gunicorn.error", "gunicorn.access")
+_LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()} | {"exception": logging.ERROR}
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
+_with_exception = structlog.processors.ExceptionRenderer()
+_with_extra = structlog.stdlib.ExtraAdder()
 
 
 def identify(**fields: str) -> None:
     """Add these fields to every later line of this process."""
-    _identity.update(fields)
+    _identity.update({name: masked(name, value) for name, value in fields.items()})
 
 
 def configure(level: str, format: Literal["json", "console"] | str, process: str, fields: Collection[str] = ()) -> None:
@@ -51,18 +56,9 @@ def configure(level: str, format: Literal["json", "console"] | str, process: str
     fork, or when a library has replaced `sys.stderr` or the handlers: handlers are replaced, never added.
     """
     stream = sys.stderr if isinstance(sys.stderr, LogStream) else LogStream(sys.stderr)
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.contextvars.merge_contextvars, structlog.stdlib.ExtraAdder()],
-        processors=[
-            partial(_framed, process),
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.ExceptionRenderer(),
-            partial(_redacted, SHOWN | set(fields)),
-            _console(stream.isatty()) if format == "console" else _json(),
-        ],
-    )
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter)
+    render = _console(stream.isatty()) if format == "console" else _json
+    handler.setFormatter(_Formatter(process, SHOWN | set(fields), render))
     handler.addFilter(_without_payload)
     structlog.configure(
         processors=[
@@ -70,7 +66,7 @@ def configure(level: str, format: Literal["json", "console"] | str, process: str
             structlog.contextvars.merge_contextvars,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.processors.StackInfoRenderer(),
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+            _hand_over,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -88,25 +84,68 @@ def configure(level: str, format: Literal["json", "console"] | str, process: str
     logging.captureWarnings(True)
 
 
-def _framed(process: str, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Add level, time, logger and process to a line."""
-    record: logging.LogRecord = event["_record"]
-    seconds, milliseconds = divmod(int(record.created * 1000), 1000)
-    frame = {
-        "level": record.levelname.lower(),
-        "msg": event.pop("event", ""),
-        "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z",
-        "logger": record.name,
-        "process": process,
-        **_identity,
-    }
-    if "task_id" in event and "job_id" not in event:
-        frame["job_id"] = event["task_id"]  # contract D's word for it
-    return {**frame, **{key: value for key, value in event.items() if key not in frame}}
+def _hand_over(logger: logging.Logger, method: str, event: EventDict) -> NoReturn:
+    """Give a line to the handlers. The logger's own methods would look for the caller of each line first."""
+    record = logger.makeRecord(logger.name, _LEVELS[method], "", 0, event, (), None)
+    record.is_event = True
+    logger.handle(record)
+    raise structlog.DropEvent
 
 
-def _json() -> Processor:
-    return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+class _Formatter(logging.Formatter):
+    """Renders records: their message is the line's fields, or a library's text."""
+
+    def __init__(self, process: str, shown: Collection[str], render: Processor) -> None:
+        super().__init__()
+        self._process = process
+        self._shown = shown
+        self._render = render
+
+    def format(self, record: logging.LogRecord) -> str:
+        event: Any = record.msg if hasattr(record, "is_event") else _of_library(record)
+        if "exc_info" in event:
+            event = _with_exception(None, "", dict(event))  # other handlers take the record too
+        seconds, milliseconds = divmod(int(record.created * 1000), 1000)
+        line = {
+            "level": record.levelname.lower(),
+            "msg": masked("msg", event.get("event", "")),
+            "time": f"{_second(seconds)}.{milliseconds:03d}Z",
+            "logger": _name(record.name),
+            "process": self._process,
+            **_identity,
+        }
+        if "task_id" in event and "job_id" not in event:
+            line["job_id"] = masked("job_id", event["task_id"])  # contract D's word for it
+        for key, value in event.items():
+            if key not in line and key != "event":
+                # The text of the fields shown, with secrets masked, and only the numbers of others.
+                line[key] = masked(key, value) if key in self._shown else _number(value)
+        return str(self._render(None, "", line))
+
+
+def _of_library(record: logging.LogRecord) -> EventDict:
+    event: EventDict = {"event": record.getMessage(), "_record": record}
+    if record.exc_info:
+        event["exc_info"] = record.exc_info
+    if record.stack_info:
+        event["stack_info"] = record.stack_info
+    event = _with_extra(None, "", structlog.contextvars.merge_contextvars(None, "", event))  # type: ignore[arg-type]
+    del event["_record"]
+    return event
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+@lru_cache(maxsize=1000)
+def _name(logger: str) -> str:
+    return mask_text(logger)
+
+
+def _json(_: WrappedLogger, __: str, line: EventDict) -> str:
+    return _ENCODER.encode(line)
 
 
 def _console(colors: bool) -> Processor:
@@ -119,18 +158,13 @@ def _console(colors: bool) -> Processor:
     )
 
 
-def _redacted(shown: Collection[str], _: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Show the text of the fields `shown`, with secrets masked, and only the numbers of other fields."""
-    return {key: masked(key, value) if key in shown else _number(value) for key, value in event.items()}
-
-
 def _number(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float)) else MASK
 
 
 def _without_payload(record: logging.LogRecord) -> bool:
     """Replace Dramatiq messages among the arguments, whose text has the payload, by type and id."""
-    if isinstance(record.args, tuple) and any(hasattr(value, "message_id") for value in record.args):
+    if record.args and isinstance(record.args, tuple) and any(hasattr(value, "message_id") for value in record.args):
         record.args = tuple(
             f"{getattr(value, 'actor_name', '?')} {value.message_id}" if hasattr(value, "message_id") else value
             for value in record.args

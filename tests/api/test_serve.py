@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +95,34 @@ def test_a_sighup_to_the_worker_command_reads_the_configuration_again(
         (tmp_path / "sytq.yaml").write_text("worker: {processes: 2, shutdown_timeout: 1s}")
         process.send_signal(signal.SIGHUP)
         poll(lambda: log(tmp_path).count("worker started") == 3, message=lambda: log(tmp_path))
+
+
+def test_an_installed_parser_in_c_reads_the_requests(tmp_path: Path, redis_server: RedisServer) -> None:
+    (tmp_path / "gunicorn_h1c.py").write_text(NOTED_PARSER)
+    make_tables(open_database(environment(tmp_path)["SYTQ_DATABASE__URL"]))
+    settings = {"SYTQ_REDIS__URL": redis_server.url, "SYTQ_API__PORT": str(free_port()), "SYTQ_API__WORKERS": "1"}
+    settings["PYTHONPATH"] = str(tmp_path)
+    with started("api", tmp_path, settings):
+        health = f"http://127.0.0.1:{settings['SYTQ_API__PORT']}/healthz/startup"
+        poll(lambda: answers(health), message=lambda: log(tmp_path))
+    assert "read by gunicorn_h1c" in log(tmp_path)
+
+
+NOTED_PARSER = """
+import sys
+from gunicorn.asgi.parser import LimitRequestHeaders, LimitRequestLine, ParseError, PythonProtocol
+
+class H1CProtocol(PythonProtocol):
+    def feed(self, data):
+        print("read by gunicorn_h1c", file=sys.stderr)
+        return super().feed(data)
+"""
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as response:
+        return bool(response.status == 200)
+    return False
 
 
 @contextlib.contextmanager
