@@ -106,7 +106,7 @@ class _Formatter(logging.Formatter):
         if "exc_info" in event:
             event = _with_exception(None, "", dict(event))  # other handlers take the record too
         seconds, milliseconds = divmod(int(record.created * 1000), 1000)
-        line = {
+        said = {
             "level": record.levelname.lower(),
             "msg": masked("msg", event.get("event", "")),
             "time": f"{_second(seconds)}.{milliseconds:03d}Z",
@@ -115,12 +115,12 @@ class _Formatter(logging.Formatter):
             **_identity,
         }
         if "task_id" in event and "job_id" not in event:
-            line["job_id"] = masked("job_id", event["task_id"])  # contract D's word for it
+            said["job_id"] = masked("job_id", event["task_id"])  # contract D's word for it
         for key, value in event.items():
-            if key not in line and key != "event":
+            if key not in said and key != "event":
                 # The text of the fields shown, with secrets masked, and only the numbers of others.
-                line[key] = masked(key, value) if key in self._shown else _number(value)
-        return str(self._render(None, "", line))
+                said[key] = masked(key, value) if key in self._shown else _number(value)
+        return str(self._render(None, "", said))
 
 
 def _of_library(record: logging.LogRecord) -> EventDict:
