@@ -35,6 +35,9 @@ _ASIDE = Counter("sytq_events_set_aside_total", "Events that no column of the le
 WORKER_DIED = "worker-died"
 _BATCH = 500
 _BLOCK_MS = 500
+#: From so many entries at once on more are coming: for so many seconds they gather. A batch costs five round trips to
+#: Redis and a transaction, and each of these takes the interpreter from a task.
+_MANY, _GATHERING = 4, 0.025
 #: How long an event and the mark of a finished task stay in Redis after SQL has them: longer than a reader (the
 #: reconciler) may act on an earlier read.
 KEEP_MS = 10_000
@@ -80,7 +83,7 @@ class Recorder(LeasedLoop):
             self._position.check()
             self._trim()
             self._trimmed = time.monotonic()
-        return 0.0
+        return _GATHERING if _MANY <= len(events) < _BATCH else 0.0
 
     def _read(self, since: str) -> Entries:
         reply = self.redis.ask(

@@ -49,6 +49,14 @@ def bench(installation: Installation) -> Bench:
     return Bench(installation)
 
 
+def test_events_gather_while_many_come_and_a_single_one_is_written_at_once(bench: Bench) -> None:
+    bench.event()
+    assert bench.recorder.step() == 0
+    for age in range(20):
+        bench.event(age_ms=-age)
+    assert 0 < bench.recorder.step() < 0.1
+
+
 def test_p2_failover_right_after_a_long_outage_holds_nothing(bench: Bench) -> None:
     # The events of the outage are recorded late, all at once; then the database loses its last second.
     first, *_ = [bench.event(age_ms=age) for age in (6 * KEEP_MS, 5 * KEEP_MS, 4 * KEEP_MS)]
