@@ -156,10 +156,9 @@ def _mend(ctx: Context, name: str, row: Row, dry_run: bool) -> str:
         return done
 
     def write(tx: Transaction) -> bool:
-        rows, seen = Rows(tx.database, name), row.updated_at
-        changed_at = rows.columns.updated_at
-        same_time = changed_at.is_null() if seen is None else changed_at == seen.isoformat(" ")
-        changed = rows.update(row.id, rows.columns.status == row.status, same_time, **values)
+        seen = row.updated_at.isoformat(" ") if row.updated_at is not None else None
+        as_seen = {"status": row.status, "updated_at": seen}
+        changed = Rows(tx.database, name).update(row.id, as_seen, **values)
         if changed and done == "resubmitted":
             tx.enqueue("llm", {"table_name": name, "id": row.id}, key=f"{name}:{row.id}")
         return changed

@@ -1,14 +1,13 @@
 """Task type `llm`: asks a chat provider about a row, writes the report into the row and sends a callback.
 
-The report and its callback are one transaction. No transaction is open during a provider's call.
+attempt.py has what an attempt does; here is what the type declares, and how its ends are written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import peewee
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -30,37 +29,30 @@ from sytq import (
 )
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
-from sytq.ledger.models import Task, UniqueKey
+from sytq.ledger.models import UniqueKey
 from sytq.ledger.refusals import of_own_tables
 from sytq.runtime import Runtime
 from sytq.tasktypes.payload import encode
 
 from . import callback, days, providers_page, spend, spend_page
-from .ask import Asking
-from .call import Answered, Calls, Place
+from .attempt import Attempt, number_of
 from .config import LlmSettings, warnings
 from .explanations import EXPLANATIONS
-from .node import Node
 from .obstacles import watch
 from .pickup import pick_up
-from .pipeline import nodes, output
+from .pipeline import nodes
 from .row import (
     RowMissing,
     Rows,
     ValuationRecord,
-    completed,
     explain,
     failed,
-    is_written,
-    mark_written,
     of_caller,
-    standing,
 )
+from .standing import is_written, mark_written
 from .targets import chain
 from .task_page import panel, show
 from .time_limit import timeout_of
-
-T = TypeVar("T")
 
 
 def _checks(settings: Settings) -> Mapping[str, Any]:
@@ -161,7 +153,7 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
         rows.update(payload.id, **values)
         if refused := callback.send(tx, row["callback_url"], body):
             rows.update(payload.id, progress_info=f"{values['progress_info']} ({refused})")
-        mark_written(ctx.id, ctx.token)
+        mark_written(tx.database, ctx.id, ctx.token)
 
     await _in_table(ctx, payload, write, values)
 
@@ -184,7 +176,7 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
         valid = ", ".join(sorted(ctx.settings.of(LlmSettings).llm.tables))
         raise Fail(f"table_name: '{payload.table_name}' is not on the allow-list llm.tables; valid: {valid}")
     try:
-        return await _valuate(ctx, payload)
+        answers = await Attempt(ctx, payload).run()
     except RowMissing as missing:  # or locked: an UPDATE would wait for its caller
         longest = ctx.settings.of(LlmSettings).llm.row_timeout
         raise missing.then(clock.now() - ctx.created_at.timestamp(), longest) from None
@@ -193,26 +185,7 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     except Exception as error:
         await _count_failure(ctx, payload, error)
         raise
-
-
-async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
-    plan = nodes(ctx.settings.of(LlmSettings), payload.table_name)
-    start = await _begin(ctx, payload, plan)
-    calls = Calls(ctx, payload.table_name, payload.id, start.owner, start.lost)
-    asking = Asking(ctx, calls)
-    outputs: dict[str, Any] = {}
-    answers: list[Answered] = []
-    for number, node in enumerate(plan):
-        place = Place(number, len(plan), node.name)
-        if number > start.done:
-            await _show(ctx, payload, _shown(ctx, plan, number))
-        ask = partial(asking.ask, place, node, start.row, outputs, payload.model)
-        answer = await ctx.step(f"node-{number}", ask, also=partial(calls.settle_step, f"node-{number}"))
-        answers.append(answer)
-        outputs[node.name] = output(node, answer)
     last = answers[-1]
-    if not start.written:
-        await _finish(ctx, payload, last["content"], len(plan))
     return {
         "table_name": payload.table_name,
         "id": payload.id,
@@ -225,71 +198,9 @@ async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     }
 
 
-class Start(NamedTuple):
-    """The state at the beginning of an attempt: row, owner, finished nodes, whether the row's end is written, and the
-    steps with a call of an earlier attempt that may have been charged."""
-
-    row: dict[str, Any]
-    owner: str | None
-    done: int
-    written: bool
-    lost: Collection[str]
-
-
-async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) -> Start:
-    """Read the row and mark it as processing."""
-    values: dict[str, Any] = {"status": ctx.settings.of(LlmSettings).llm.status_labels.processing}
-    whole = ctx.settings.of(LlmSettings).llm.tables[payload.table_name].pipeline is not None
-
-    def write(tx: Transaction) -> Start:
-        rows = Rows(tx.database, payload.table_name)
-        row = rows.lock(payload.id, whole=whole)
-        done, written = standing(ctx.id)
-        lost = spend.release(ctx.id, before=ctx.token)
-        if not written:
-            values.update(_shown(ctx, plan, done))
-            rows.update(payload.id, **values)
-        return Start(row, Task.select(Task.owner).where(Task.id == ctx.id).scalar(), done, written, lost)
-
-    return await _in_table(ctx, payload, write, values)
-
-
-async def _show(ctx: AsyncContext, payload: Valuation, values: dict[str, Any]) -> None:
-    await _in_table(ctx, payload, lambda tx: Rows(tx.database, payload.table_name).update(payload.id, **values), values)
-
-
-def _shown(ctx: AsyncContext, plan: Sequence[Node], done: int) -> dict[str, Any]:
-    """The row's columns once `done` nodes are done."""
-    again = f" (attempt {_attempt(ctx)})" if ctx.attempt > 1 else ""
-    said = "writing the report"
-    if done < len(plan):
-        said = Place(done, len(plan), plan[done].name).say(f"waiting for the answer{again}")
-    return {"progress": f"{done}/{len(plan)}", "current_task_node": done, "progress_info": said}
-
-
-async def _finish(ctx: AsyncContext, payload: Valuation, report: str, done: int) -> None:
-    """Write the report and insert its callback, once."""
-    values = completed(ctx.settings.of(LlmSettings).llm.status_labels, report, done)
-    body = callback.body(payload.table_name, payload.id, ctx.id, report=report, error=None)
-
-    def write(tx: Transaction) -> None:
-        rows = Rows(tx.database, payload.table_name)
-        if not rows.update(payload.id, **values):
-            raise Fail(
-                f"row {payload.id} of {payload.table_name} was deleted while its report was made; "
-                "the report stays in this task's steps"
-            )
-        row = rows.get(payload.id)
-        if refused := callback.send(tx, row["callback_url"] if row else None, body):
-            rows.update(payload.id, failed_info=refused, progress_info=f"done, but {refused}")
-        mark_written(ctx.id, ctx.token)
-
-    await _in_table(ctx, payload, write, values)
-
-
 async def _in_table(
-    ctx: AsyncContext, payload: Valuation, work: Callable[[Transaction], T], values: dict[str, Any]
-) -> T:
+    ctx: AsyncContext, payload: Valuation, work: Callable[[Transaction], None], values: dict[str, Any]
+) -> None:
     """Run a transaction that writes `values`. Raises Fail when the caller's table cannot hold them, and
     DatabaseUnavailable for a fault of sytq's own tables."""
     try:
@@ -309,7 +220,7 @@ async def _count_failure(ctx: AsyncContext, payload: Valuation, error: Exception
     queues = isinstance(error, Waiting)  # for a permit: nothing has failed
     # Only sytq's own messages are known to contain no prompt.
     info = str(error) if isinstance(error, Retry | Fail) else f"unexpected {type(error).__name__}"
-    said = f"attempt {_attempt(ctx)} failed: {info}" if counts else info if queues else f"waiting: {info}"
+    said = f"attempt {number_of(ctx)} failed: {info}" if counts else info if queues else f"waiting: {info}"
 
     def write(tx: Transaction) -> None:
         if is_written(ctx.id):
@@ -318,15 +229,9 @@ async def _count_failure(ctx: AsyncContext, payload: Valuation, error: Exception
         values: dict[str, Any] = {"progress_info": said}
         if not queues:
             values["failed_info"] = info
-        if counts:
-            values["failed_times"] = peewee.fn.COALESCE(rows.columns.failed_times, 0) + 1
-        rows.update(payload.id, **values)
+        rows.update(payload.id, failed=counts, **values)
 
     try:
         await ctx.transaction(write)
     except (DatabaseUnavailable, peewee.PeeweeException) as problem:
         ctx.log.warning("a failed attempt was not written to the row", error=type(problem).__name__)
-
-
-def _attempt(ctx: AsyncContext) -> str:
-    return f"{ctx.attempt} of {ctx.max_attempts}" if ctx.max_attempts else str(ctx.attempt)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sytq import AsyncContext, Permit, Retry, Waiting
+from sytq import AsyncContext, Fail, Permit, Retry, Transaction, Waiting
 
 from .answer import ChatError
 from .balance import pause
@@ -29,17 +29,35 @@ _BYTES = 3  # of a prompt per token, roughly
 class Asking:
     """The questions of one attempt, asked by its `calls`."""
 
-    def __init__(self, ctx: AsyncContext, calls: Calls) -> None:
+    def __init__(self, ctx: AsyncContext, calls: Calls, model: str | None) -> None:
         self._ctx = ctx
         self._calls = calls
+        self._model = model  # the task's own
+        self._question: Sequence[Message] | None = None  # of the node that has begun
 
-    async def ask(
-        self, place: Place, node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any], model: str | None
-    ) -> Answered:
-        """The answer to a node's question. Raises Retry or Fail, according to the policy."""
-        question = messages(node, row, outputs)
+    def begin(
+        self, tx: Transaction, place: Place, node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any]
+    ) -> None:
+        """Record the node's first call in the transaction that begins its step."""
+        self._question = None
+        try:
+            self._question = messages(node, row, outputs)
+        except Fail:
+            return  # `ask` says so: the row has to say first that it is worked on
+        for target in self._chain(node)[:1]:
+            self._calls.begin(tx, place, target, _request(target, self._question))
+
+    async def ask(self, place: Place, node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any]) -> Answered:
+        """The answer to the question of the node that has begun. Raises Retry or Fail, according to the policy."""
+        try:
+            return await self._ask(place, node, self._question or messages(node, row, outputs))
+        except Exception:
+            await self._calls.withdraw()
+            raise
+
+    async def _ask(self, place: Place, node: Node, question: Sequence[Message]) -> Answered:
         failures: list[Failure] = []
-        targets = chain(self._ctx.settings.of(LlmSettings), node, model)
+        targets = self._chain(node)
         paused: Target | None = None
         self._calls.paid = False
         for target in targets:
@@ -65,6 +83,9 @@ class Asking:
             else Retry(after=10, consumes_attempt=False, reason=_NO_PROVIDER)
         )
 
+    def _chain(self, node: Node) -> list[Target]:
+        return chain(self._ctx.settings.of(LlmSettings), node, self._model)
+
     async def _converse(
         self, place: Place, node: Node, question: Sequence[Message], target: Target, alone: bool
     ) -> Answered:
@@ -72,7 +93,7 @@ class Asking:
 
         One permit covers all calls: if a later call had to wait for one, the task would pay for the first call again.
         """
-        asked = Request(target.model, question, target.max_tokens, target.extra)
+        asked = _request(target, question)
         cost = asked.size // _BYTES + asked.most_tokens
         async with self._ctx.acquire(*target.limiters, cost=cost) as permit:
             self._calls.tokens = 0
@@ -129,3 +150,7 @@ class Asking:
                     raise ChatError(
                         "length", f"{cut}, the most that the provider gives: ask for a shorter one"
                     ) from None
+
+
+def _request(target: Target, question: Sequence[Message]) -> Request:
+    return Request(target.model, question, target.max_tokens, target.extra)

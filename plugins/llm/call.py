@@ -6,12 +6,12 @@ ask.py decides which calls are made.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -58,6 +58,11 @@ class Place:
     of: int
     name: str
 
+    @property
+    def step(self) -> str:
+        """The name of its checkpoint."""
+        return f"node-{self.number}"
+
     def say(self, what: str) -> str:
         return what if self.of == 1 else f"node {self.number + 1} of {self.of} ({self.name}): {what}"
 
@@ -70,17 +75,32 @@ class Calls:
 
     _running = 0  # calls of this process that report progress
 
-    def __init__(
-        self, ctx: AsyncContext, table: str, row_id: int, owner: str | None, lost: Collection[str] = ()
-    ) -> None:
+    def __init__(self, ctx: AsyncContext, table: str, row_id: int) -> None:
         self.paid = False
         self.tokens = 0
         self._ctx = ctx
         self._about = (table, row_id)
-        self._owner = owner
-        self._lost = set(lost)  # steps with a call of an earlier attempt whose end is not known
+        self._owner: str | None = None
+        self._lost: set[str] = set()  # steps with a call of an earlier attempt whose end is not known
         self._number = 0
+        self._begun: tuple[Target, Request, Reservation] | None = None  # recorded with the begin of its step
         self._last: tuple[Reservation, spend.Tokens, int | None] | None = None  # answered and not settled
+
+    def start(self, owner: str | None, lost: Collection[str]) -> None:
+        """The task's owner, and the steps with a call of an earlier attempt whose end is not known."""
+        self._owner, self._lost = owner, set(lost)
+
+    def begin(self, tx: Transaction, place: Place, target: Target, request: Request) -> None:
+        """Record a step's first call in the transaction that begins the step, unless a budget has no room for it; the
+        call itself says so then."""
+        self._begun = None
+        call, most, budgets = self._prepare(place, target, request, clock.utc())
+        with contextlib.suppress(spend.BudgetExhausted):
+            if not budgets:
+                self._begun = target, request, spend.begin(call, most or 0, {})
+            elif most is not None:
+                with tx.database.atomic():  # leaves no part of a refused reservation
+                    self._begun = target, request, spend.begin(call, most, budgets)
 
     def settle(self, outcome: str = spend.OK) -> None:
         """Record the cost of the last answer; inside a transaction."""
@@ -97,6 +117,13 @@ class Calls:
         answer = json.loads(Step.get(Step.task_id == self._ctx.id, Step.name == step).value or "null")
         cost = None if answer["cost"] is None else spend.units(Decimal(answer["cost"]))
         spend.recover(self._ctx.id, step, prices.tokens(answer["usage"]), cost)
+
+    async def withdraw(self) -> None:
+        """Remove the record of a call that was not begun: no permit for it, or another provider is asked."""
+        if self._begun is not None:
+            call = self._begun[2]
+            await self.record(lambda tx: spend.withdraw(call))
+            self._begun = None
 
     async def record(self, work: Callable[[Transaction], T]) -> T:
         """Run a transaction; between two calls of a question it waits for the database, as the first is paid for."""
@@ -115,7 +142,15 @@ class Calls:
     async def make(self, permit: Permit, place: Place, target: Target, request: Request) -> Answered:
         """Ask a provider. Raises ChatError, and Retry when a budget is exhausted."""
         now = clock.utc()
-        call = await self._begin(place, target, request, now)
+        if self._begun is not None and self._begun[:2] == (target, request):
+            call, self._begun = self._begun[2], None
+        else:
+            call = await self._begin(place, target, request, now)
+        if place.step in self._lost:
+            self._lost.discard(place.step)
+            self._ctx.log.warning(
+                "call possibly charged twice", step=place.step, provider=target.name, model=target.model
+            )
         prompts = [message["content"] for message in request.messages]
         alone = request.extra.get("n", 1) == 1
         answer = Answer(target.model, target.provider.key, prompts, target.provider.finish_reasons, alone)
@@ -201,19 +236,39 @@ class Calls:
 
     async def _begin(self, place: Place, target: Target, request: Request, now: dt.datetime) -> Reservation:
         """Record the call and reserve its maximum cost before it begins. Raises Retry when a budget is exhausted."""
-        ctx, settings = self._ctx, self._ctx.settings.of(LlmSettings)
+        call, most, budgets = self._prepare(place, target, request, now)
+        if budgets and most is None:
+            raise Retry(
+                after=60,
+                consumes_attempt=self.paid,
+                reason=f"the price of {target.model} is not known, so that the budget of {target.name} cannot be kept:"
+                f" set providers.{target.name}.models.<model>.prices",
+            )
+
+        await self.withdraw()
+        try:
+            return await self.record(lambda tx: spend.begin(call, most or 0, budgets))
+        except spend.BudgetExhausted as exhausted:
+            # An attempt that paid for a cut answer would pay for it again at each look.
+            longest = math.inf if self.paid else _OVER_BUDGET
+            currency = self._ctx.settings.of(LlmSettings).llm.currency
+            waiting = _over_budget(exhausted, currency, most or 0, longest)
+            await self._queue_for(exhausted, waiting)
+            raise waiting from None
+
+    def _prepare(
+        self, place: Place, target: Target, request: Request, now: dt.datetime
+    ) -> tuple[spend.SpendRow, int | None, dict[str, int]]:
+        """The record of a call, its maximum cost if its price is known, and the budgets that it counts for."""
+        settings = self._ctx.settings.of(LlmSettings)
         table, row_id = self._about
         self._number += 1
-        step = f"node-{place.number}"
-        if step in self._lost:
-            self._lost.discard(step)
-            ctx.log.warning("call possibly charged twice", step=step, provider=target.name, model=target.model)
         call = spend.SpendRow(
-            task_id=ctx.id,
-            token=ctx.token,
+            task_id=self._ctx.id,
+            token=self._ctx.token,
             number=self._number,
-            step=step,
-            type=ctx.type,
+            step=place.step,
+            type=self._ctx.type,
             provider=target.name,
             model=target.model,
             owner=self._owner,
@@ -226,23 +281,7 @@ class Calls:
             limits[f"owner:{self._owner}"] = settings.llm.budget(self._owner)
         budgets = {subject: spend.units(limit) for subject, limit in limits.items() if limit is not None}
         provider, currency = target.provider, settings.llm.currency
-        most = prices.most(provider, target.model, request.size, request.most_tokens, now, currency)
-        if budgets and most is None:
-            raise Retry(
-                after=60,
-                consumes_attempt=self.paid,
-                reason=f"the price of {target.model} is not known, so that the budget of {target.name} cannot be kept:"
-                f" set providers.{target.name}.models.<model>.prices",
-            )
-
-        try:
-            return await self.record(lambda tx: spend.begin(call, most or 0, budgets))
-        except spend.BudgetExhausted as exhausted:
-            # An attempt that paid for a cut answer would pay for it again at each look.
-            longest = math.inf if self.paid else _OVER_BUDGET
-            waiting = _over_budget(exhausted, currency, most or 0, longest)
-            await self._queue_for(exhausted, waiting)
-            raise waiting from None
+        return call, prices.most(provider, target.model, request.size, request.most_tokens, now, currency), budgets
 
     async def _queue_for(self, exhausted: spend.BudgetExhausted, waiting: Retry) -> None:
         """Have the task wait at a limiter, too, whose pause ends when a worker has other budgets."""
@@ -255,7 +294,7 @@ class Calls:
         except Waiting as refusal:
             waiting.permit = refusal.permit
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _telling(self, place: Place, target: Target, answer: Answer) -> AsyncIterator[None]:
         """Show the growth of the answer in the task's live state."""
 

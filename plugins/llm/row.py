@@ -6,7 +6,7 @@ Table names come from the allow-list only; columns may all be NULL.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
@@ -15,15 +15,12 @@ import peewee
 from peewee import BigIntegerField, CharField, DateTimeField, IntegerField, Model, TextField
 
 from sytq import Fail, Waiting
-from sytq.ledger.database import is_mysql
-from sytq.ledger.models import Step
+from sytq.ledger.database import execute, is_mysql
 from sytq.ledger.refusals import code_of, text_of
-from sytq.ledger.values import utcnow
 
 from .config import StatusLabels
 
 _OF_CALLER = "in a statement on the caller's table"
-_WRITTEN = "report"  # name of the checkpoint: this task has written the end of its row
 LINE = 500  # characters of progress_info and failed_info
 #: Columns that valuations read and write, beside `id`, and those of a row that the prompt form inserts into FORM_TABLE.
 READ = ("status", "user_message", "sys_message", "callback_url")
@@ -34,6 +31,7 @@ FORM_TABLE = "valuation_records"
 FORM = (
     "id", "status", "user_message", "sys_message", "callback_url", "report", "failed_info", "progress", "progress_info",
 )  # fmt: skip
+_READ = ", ".join(f"`{name}`" for name in ("id", *READ))
 _NOWAIT = (1205, 3572)  # MariaDB's and MySQL's code of a lock that another transaction has
 _FIRST_LOOK, _LAST_LOOK = 0.2, 2.0  # seconds between two looks for a missing row
 
@@ -96,10 +94,8 @@ class Rows:
     def __init__(self, database: peewee.Database, table: str) -> None:
         self.name = table
         self._database = database
-        self._table = peewee.Table(table).bind(database)
-        self.columns = self._table.c
 
-    def lock(self, id: int, *, whole: bool) -> dict[str, Any]:
+    def lock(self, id: int, *, whole: bool = False) -> dict[str, Any]:
         """As `get`, and no other transaction changes the row until the caller's ends.
 
         Raises RowMissing and RowLocked without waiting for another transaction.
@@ -121,30 +117,33 @@ class Rows:
 
         Raises Fail for a table whose ids are no numbers.
         """
-        read = [peewee.SQL("*")] if whole else [getattr(self.columns, name) for name in ("id", *READ)]
-        query = self._table.select(*read).where(self.columns.id == id)
-        if lock and is_mysql(self._database):  # a transaction of SQLite locks everything
-            query = query.for_update(nowait=True)
+        locking = " FOR UPDATE NOWAIT" if lock and is_mysql(self._database) else ""  # SQLite locks everything
+        sql = f"SELECT {'*' if whole else _READ} FROM `{self.name}` WHERE `id` = ?{locking}"  # noqa: S608
         with self._theirs():
-            values = next(iter(query.dicts()), None)
+            found = execute(self._database, sql, id)
+            values = found.fetchone()
         if values is None:
             return None
-        row = {name: _readable(name, value) for name, value in values.items()}
+        row = {column[0]: _readable(column[0], value) for column, value in zip(found.description, values, strict=True)}
         row |= {name.lower(): value for name, value in row.items()}
         if not isinstance(row["id"], int | Decimal):  # MySQL takes '7-up' for 7
             raise Fail(f"column id of {self.name} holds no whole numbers, so that {id} may mean several rows")
         return row
 
-    def update(self, id: int, *only: peewee.Expression, **values: Any) -> bool:
-        """Write columns, with short texts for people cut to length; False without such a row that is as `only` says."""
+    def update(self, id: int, only: Mapping[str, Any] | None = None, *, failed: bool = False, **values: Any) -> bool:
+        """Write columns, with short texts for people cut to length, and one more in `failed_times` if it `failed`.
+        False without such a row that has the values of `only`."""
         for column in ("progress_info", "failed_info"):
             if isinstance(values.get(column), str):
                 values[column] = line(values[column])
         # SQLite lacks MySQL's automatic update; the time is the database's.
-        values["updated_at"] = peewee.SQL("CURRENT_TIMESTAMP")
-        columns = {getattr(self.columns, name): value for name, value in values.items()}
+        changes = [*(f"`{name}` = ?" for name in values), "`updated_at` = CURRENT_TIMESTAMP"]
+        if failed:
+            changes.append("`failed_times` = COALESCE(`failed_times`, 0) + 1")
+        found = ["`id` = ?", *(f"`{name}` {'IS' if value is None else '='} ?" for name, value in (only or {}).items())]
+        sql = f"UPDATE `{self.name}` SET {', '.join(changes)} WHERE {' AND '.join(found)}"  # noqa: S608
         with self._theirs():
-            return bool(self._table.update(columns).where(self.columns.id == id, *only).execute())
+            return bool(execute(self._database, sql, *values.values(), id, *(only or {}).values()).rowcount)
 
     @contextmanager
     def _theirs(self) -> Iterator[None]:
@@ -190,26 +189,6 @@ def failed(labels: StatusLabels, error: str | None) -> dict[str, Any]:
     """The columns of a row whose task is dead or cancelled."""
     error = line(error or "the task ended without saying why")
     return {"status": labels.failed, "failed_info": error, "progress_info": f"failed: {error}"}
-
-
-def standing(task_id: str) -> tuple[int, bool]:
-    """The number of the task's answered nodes, and whether it has written the end of its row; then no attempt may
-    touch the row again."""
-    done = {step.name for step in Step.select(Step.name).where(Step.task_id == task_id, Step.state == "done")}
-    return sum(name.startswith("node-") for name in done), _WRITTEN in done
-
-
-def is_written(task_id: str) -> bool:
-    """Whether the task has written the end of its row."""
-    return standing(task_id)[1]
-
-
-def mark_written(task_id: str, token: int) -> None:
-    """Record, in the transaction that writes the end of the row, that it is written."""
-    now = utcnow()
-    Step.insert(
-        task_id=task_id, name=_WRITTEN, token=token, state="done", value="null", started_at=now, finished_at=now
-    ).execute()
 
 
 def line(text: str) -> str:

@@ -10,12 +10,13 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any
 
 import peewee
 from peewee import BigIntegerField, CharField, CompositeKey, DateTimeField, IntegerField, Model
 
-from sytq.ledger.database import insert_ignore, read
+from sytq.ledger.database import execute, insert_ignore, read
 from sytq.ledger.values import utcnow
 
 UNIT = Decimal("1e-12")
@@ -75,6 +76,18 @@ class BudgetRow(Model):
         primary_key = CompositeKey("day", "subject")
 
 
+#: What is known of a call when it begins.
+_BEGUN = (
+    "task_id", "token", "number", "step", "type", "owner", "table_name", "row_id", "provider", "model", "day",
+    "outcome", "reserved", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "prompt_bytes",
+    "began_at",
+)  # fmt: skip
+_VALUES = attrgetter(*_BEGUN)
+_BEGIN = f"INSERT INTO sytq_spend ({', '.join(_BEGUN)}) VALUES ({', '.join('?' * len(_BEGUN))})"  # noqa: S608
+_SETTLE = (
+    "UPDATE sytq_spend SET outcome = ?, cost = ?, ended_at = ?, prompt_tokens = ?, cached_tokens = ?,"
+    " completion_tokens = ?, reasoning_tokens = ? WHERE task_id = ? AND token = ? AND number = ? AND outcome = ?"
+)
 _COST = peewee.fn.COALESCE(peewee.fn.SUM(SpendRow.cost), 0)
 
 
@@ -129,7 +142,7 @@ def begin(call: SpendRow, amount: int, budgets: Mapping[str, int]) -> Reservatio
         if not BudgetRow.update(used=BudgetRow.used + amount).where(row, BudgetRow.used + amount <= limit).execute():
             raise BudgetExhausted(subject, day, BudgetRow.get(row).used, limit)
     call.day, call.outcome, call.reserved, call.began_at = day, BEGUN, amount, now
-    call.save(force_insert=True)
+    execute(SpendRow._meta.database, _BEGIN, *_VALUES(call))
     return Reservation(call, tuple(budgets))
 
 
@@ -137,21 +150,21 @@ def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | N
     """Record the end of a call and release the unused part of its reservations. Idempotent."""
     call = reservation.call
     reserved = call.reserved if was == BEGUN else 0
-    changed = SpendRow.update(
-        outcome=outcome,
-        cost=cost,
-        ended_at=utcnow(),
-        **{f"{name}_tokens": getattr(tokens, name) for name in Tokens.__slots__},
-    ).where(
-        SpendRow.task_id == call.task_id,
-        SpendRow.token == call.token,
-        SpendRow.number == call.number,
-        SpendRow.outcome == was,
-    )
-    if changed.execute() and reservation.subjects:
+    used = tokens.prompt, tokens.cached, tokens.completion, tokens.reasoning
+    key = call.task_id, call.token, call.number, was
+    changed = execute(SpendRow._meta.database, _SETTLE, outcome, cost, utcnow(), *used, *key).rowcount
+    if changed and reservation.subjects:
         BudgetRow.update(used=BudgetRow.used - reserved + (cost or 0)).where(
             BudgetRow.day == call.day, BudgetRow.subject.in_(reservation.subjects)
         ).execute()
+
+
+def withdraw(reservation: Reservation) -> None:
+    """Remove a call that was not made, and release its reservations."""
+    settle(reservation, UNSENT, Tokens(), 0)
+    call = reservation.call
+    key = SpendRow.task_id == call.task_id, SpendRow.token == call.token, SpendRow.number == call.number
+    SpendRow.delete().where(*key, SpendRow.outcome == UNSENT).execute()
 
 
 def repetitions(call: SpendRow, outcome: str) -> tuple[int, float]:

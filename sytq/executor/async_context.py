@@ -184,12 +184,24 @@ class AsyncContext(Attempt):
             self._delivery.waits.refused(task=before[0].id)
             raise Waiting(_until_turn(before, utcnow()), reason=f"waiting for its turn: {len(before)} before it")
 
-    async def step(self, name: str, function: Callable[[], Awaitable[T]], also: Callable[[], None] | None = None) -> T:
+    async def step(
+        self,
+        name: str,
+        function: Callable[[], Awaitable[T]],
+        also: Callable[[], None] | None = None,
+        *,
+        begin: Callable[[Transaction, bool], None] | None = None,
+        end: Callable[[Transaction, T], None] | None = None,
+    ) -> T:
         """Run `function` once in the task's life and replay its recorded result (a JSON value) ever after.
 
         What `also`, a plain function, writes to the database, it writes in the transaction that records the result.
+        `begin(tx, runs)` writes in the transaction that begins the step or finds its result; `runs` says whether
+        `function` will run. `end(tx, result)` writes in the transaction that records the result where it can, else (it
+        is refused there, or an earlier attempt has recorded the result) in one of its own, which comes after it. These
+        two run in every attempt, raise as in `transaction`, and may run several times like the work of one.
         """
-        async with self._checkpoint(name, also) as step:
+        async with self._checkpoint(name, also, begin, end) as step:
             if step.result is None:
                 step.value = await function()
         value: T = step.value
@@ -203,12 +215,19 @@ class AsyncContext(Attempt):
         return await asyncio.get_running_loop().run_in_executor(self._services.threads, call)
 
     @contextlib.asynccontextmanager
-    async def _checkpoint(self, name: str, also: Callable[[], None] | None) -> AsyncIterator[Checkpoint]:
+    async def _checkpoint(
+        self,
+        name: str,
+        also: Callable[[], None] | None,
+        begin: Callable[[Transaction, bool], None] | None,
+        end: Callable[[Transaction, T], None] | None,
+    ) -> AsyncIterator[Checkpoint]:
         """The block sets the step's value, unless there is a result already."""
         self._go_on()
-        step = Checkpoint(self._services, self._delivery, name, self.log)
+        step = Checkpoint(self._services, self._delivery, name, self.log, self._new_transaction, begin, end)
         await step.look(self._lease.ask_redis(self._services.operations.kept_result, self.id, name))
         await self.blocking(step.begin)
+        await self._dispatch(step.tasks)
         if step.result is not None:
             step.value = json.loads(step.result)
         self._steps += 1
@@ -230,6 +249,12 @@ class AsyncContext(Attempt):
             self._steps -= 1
             if not self._steps:
                 await self._await_releases()
+        if end is None:
+            return
+        if step.end is None:
+            await self._dispatch(step.tasks)
+        else:
+            await self.transaction(lambda tx: end(tx, step.value))
 
     async def _save(self, step: Checkpoint, also: Callable[[], None] | None) -> None:
         saving = asyncio.ensure_future(step.save(also))
@@ -290,13 +315,15 @@ class AsyncContext(Attempt):
 
         def guarded() -> T:
             nonlocal transaction
-            # New at each try: a deadlock repeats everything.
-            transaction = Transaction(self._services.ledger, self._services.submitter, self._delivery)
+            transaction = self._new_transaction()  # at each try: a deadlock repeats everything
             return work(transaction)
 
         value = self._services.ledger.fenced(self.id, self.token, guarded)
         assert transaction is not None
         return value, transaction.tasks
+
+    def _new_transaction(self) -> Transaction:
+        return Transaction(self._services.ledger, self._services.submitter, self._delivery)
 
     async def _dispatch(self, tasks: Sequence[NewTask]) -> None:
         """Dispatch the tasks of a transaction; what fails or takes too long is left to the reconciler."""

@@ -1,13 +1,14 @@
 """The checkpoint of one step: its result on its way into the ledger, and beside the task in Redis meanwhile.
 
 A result may have cost money. Only a refused fencing token, or the loss of both stores at once, makes it worthless.
-Nothing else that an attempt does comes between a result and its first write.
+Nothing else that an attempt does comes between a result and its first write. What the type writes with a result stands
+back where it is refused: the result is written alone then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from sytq.observability.outages import DATABASE
 
 if TYPE_CHECKING:
     from sytq.executor.attempt import Services
+    from sytq.executor.transaction import Transaction
+    from sytq.ledger.insert import NewTask
+    from sytq.ledger.models import Step
 
 #: Seconds between two tries to write a result, doubled each time up to the second number.
 _PAUSE, _LONGEST_PAUSE = 0.5, 4.0
@@ -40,10 +44,24 @@ class CheckpointThreads:
 
 
 class Checkpoint:
-    """Its methods raise Lost. A call of Redis holds it up for at most `worker.redis_timeout`."""
+    """Its methods raise Lost. A call of Redis holds it up for at most `worker.redis_timeout`.
 
-    def __init__(self, services: Services, delivery: Delivery, name: str, log: Any) -> None:
+    `transaction` makes the Transaction in which `begin` and `end` write.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        delivery: Delivery,
+        name: str,
+        log: Any,
+        transaction: Callable[[], Transaction],
+        begin: Callable[[Transaction, bool], None] | None = None,
+        end: Callable[[Transaction, Any], None] | None = None,
+    ) -> None:
         self._ledger, self._operations = services.ledger, services.operations
+        self._transaction, self._begin = transaction, begin
+        self._is_theirs = False  # while a function of the type writes
         self._threads = services.checkpoint_threads
         self._timeout = services.settings.worker.redis_timeout
         self._id, self._token = delivery.id, delivery.token
@@ -54,6 +72,8 @@ class Checkpoint:
         self.result: str | None = None  # JSON text
         self.value: Any = None  # its value
         self.done = False
+        self.end = end  # None once it is written
+        self.tasks: Sequence[NewTask] = ()  # that the last transaction inserted
 
     async def look(self, kept_result: Awaitable[str | None]) -> None:
         """Find the `result` that an earlier attempt left in Redis."""
@@ -66,11 +86,16 @@ class Checkpoint:
     def begin(self) -> None:
         """Begin the step, or find that it is `done`, with its `result`, in the database.
 
-        Raises DatabaseUnavailable, and RedisUnavailable when an earlier attempt may have left a result there.
+        Raises DatabaseUnavailable, RedisUnavailable when an earlier attempt may have left a result there, and what the
+        type's `begin` raises.
         """
         try:
-            step = self._ledger.begin_step(self._id, self._token, self._name, has_result=self._kept)
+            step = self._ledger.begin_step(
+                self._id, self._token, self._name, has_result=self._kept, also=self._begin and self._begun
+            )
         except peewee.PeeweeException as error:
+            if self._is_theirs:
+                raise
             raise self._refusal(error) from error
         if step.state == "done":
             self.done, self.result = True, step.value or "null"
@@ -83,9 +108,9 @@ class Checkpoint:
         Raises DatabaseUnavailable for a fault of our tables and for an error that nobody knows, and what `also` raises
         on purpose, but only once Redis has the result: the next attempt begins with it.
         """
-        pause = _PAUSE
+        pause, end = _PAUSE, self.end
         while not self.done:
-            writing = asyncio.get_running_loop().run_in_executor(self._threads.database, self._write, also)
+            writing = asyncio.get_running_loop().run_in_executor(self._threads.database, self._write, also, end)
             await asyncio.wait((writing,), timeout=_PROMPT)
             while not writing.done():
                 kept = await self._keeping(writing)
@@ -93,8 +118,11 @@ class Checkpoint:
             error = writing.result()
             if error is None:
                 self.done = True
+                self.end = None if end else self.end
             elif isinstance(error, Lost):
                 raise error
+            elif end:
+                end = None  # the result alone
             else:
                 kept = await self._keeping()  # each time: Redis may have been emptied meanwhile
                 self._judge(error, kept)
@@ -121,10 +149,29 @@ class Checkpoint:
 
     # -- on the threads
 
-    def _write(self, also: Callable[[], None] | None) -> Exception | None:
+    def _begun(self, step: Step) -> None:
+        assert self._begin is not None
+        self.tasks, self._is_theirs = (), True
+        transaction = self._transaction()
+        has_result = step.state == "done" or self._kept or (self._unavailable is not None and step.interrupted > 0)
+        self._begin(transaction, not has_result)
+        self.tasks, self._is_theirs = transaction.tasks, False
+
+    def _write(
+        self, also: Callable[[], None] | None, end: Callable[[Transaction, Any], None] | None
+    ) -> Exception | None:
+        def more() -> None:
+            self.tasks = ()
+            if also:
+                also()
+            if end:
+                transaction = self._transaction()
+                end(transaction, self.value)
+                self.tasks = transaction.tasks
+
         assert self.result is not None
         try:
-            self._ledger.finish_step(self._id, self._token, self._name, self.result, also)
+            self._ledger.finish_step(self._id, self._token, self._name, self.result, more)
         except Exception as error:
             return error
         return None

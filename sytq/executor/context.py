@@ -11,6 +11,7 @@ from sytq.broker.limiter import Limiter, Permit
 from sytq.executor.async_context import AsyncContext
 from sytq.executor.attempt import Attempt
 from sytq.executor.portal import Portal
+from sytq.executor.transaction import Transaction
 
 if TYPE_CHECKING:
     from sytq.http.client import BlockingClient
@@ -61,8 +62,16 @@ class Context(Attempt):
         with self._portal.entered(self._awaited.acquire(*limiters, cost=cost)) as permit:
             yield permit
 
-    def step(self, name: str, function: Callable[[], T], also: Callable[[], None] | None = None) -> T:
-        with self._portal.entered(self._awaited._checkpoint(name, also)) as step:
+    def step(
+        self,
+        name: str,
+        function: Callable[[], T],
+        also: Callable[[], None] | None = None,
+        *,
+        begin: Callable[[Transaction, bool], None] | None = None,
+        end: Callable[[Transaction, T], None] | None = None,
+    ) -> T:
+        with self._portal.entered(self._awaited._checkpoint(name, also, begin, end)) as step:
             if step.result is None:
                 step.value = function()
         value: T = step.value

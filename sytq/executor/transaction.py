@@ -9,14 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Any, Required, Unpack
+from typing import Required, Unpack
 
 import peewee
 from typing_extensions import TypedDict
 
 from sytq.broker.delivery import Delivery
 from sytq.ids import derived_id
+from sytq.ledger.database import execute
 from sytq.ledger.dependencies import OnFailure, extend
 from sytq.ledger.insert import Accepted, Existing
 from sytq.ledger.ledger import Ledger, NewTask
@@ -27,6 +27,10 @@ from sytq.service.submission import SubmissionOptions, Submitter
 #: Prefix of the checkpoint that names the existing task in place of a child.
 _EXISTING = "child "
 _PAGE = 500
+_FOUND = (
+    "SELECT id, owner, NULL FROM sytq_tasks WHERE id IN (?, {0})"
+    " UNION ALL SELECT name, NULL, value FROM sytq_steps WHERE task_id = ? AND name IN ({0})"
+)
 
 
 class Child(TypedDict, total=False):
@@ -81,13 +85,10 @@ class Transaction:
         ids = {derived_id(self._parent.id, key): payload for key, payload in payloads.items()}
         # A child (or the task that existed in its place) of an earlier attempt stays, even with another payload, and
         # even if it has ended since.
-        earlier = self._earlier(list(ids))
-        wanted = [*ids, *earlier.values()]
-        there = {row.id for row in Task.select(Task.id).where(Task.id.in_(wanted))}
-        earlier = {task_id: found for task_id, found in earlier.items() if found in there}  # it may have been deleted
+        there, earlier, owner = self._found(list(ids))
         common: SubmissionOptions = {
             **options,
-            "owner": self._owner,
+            "owner": owner,
             "parent": self._parent.id,
             "request_id": self._parent.request_id,
             "traceparent": self._parent.traceparent,
@@ -104,12 +105,19 @@ class Transaction:
         existing |= earlier
         return [existing.get(task_id, task_id) for task_id in ids]
 
-    def _earlier(self, ids: Sequence[str]) -> dict[str, str]:
-        """Return the tasks that existed in place of these children in an earlier attempt."""
-        names = {_EXISTING + task_id: task_id for task_id in ids}
-        found = Step.task_id == self._parent.id, Step.name.in_(list(names))
-        rows: Any = Step.select(Step.name, Step.value).where(*found).tuples()
-        return {names[name]: json.loads(found) for name, found in rows}
+    def _found(self, ids: Sequence[str]) -> tuple[set[str], dict[str, str], str | None]:
+        """Return the children among `ids` that have rows, the tasks that existed in place of others in an earlier
+        attempt, and the parent's owner."""
+        parent, names = self._parent.id, [_EXISTING + task_id for task_id in ids]
+        sql = _FOUND.format(", ".join("?" * len(ids)))
+        rows = execute(self.database, sql, parent, *ids, parent, *names).fetchall()
+        owners = {name: owner for name, owner, value in rows if value is None}
+        earlier = {name.removeprefix(_EXISTING): json.loads(value) for name, _, value in rows if value is not None}
+        if earlier:  # it may have been deleted since
+            left = {row.id for row in Task.select(Task.id).where(Task.id.in_(list(earlier.values())))}
+            earlier = {task_id: found for task_id, found in earlier.items() if found in left}
+        owner = owners.pop(parent, None)
+        return set(owners), earlier, owner
 
     def _remember(self, existing: Mapping[str, str]) -> None:
         """Write checkpoints of the parent: the tasks that exist in place of children, whose ids have no rows."""
@@ -119,8 +127,3 @@ class Transaction:
         rows = [common | {"name": _EXISTING + id, "value": json.dumps(found)} for id, found in existing.items()]
         for start in range(0, len(rows), _PAGE):
             Step.insert_many(rows[start : start + _PAGE]).on_conflict_replace().execute()
-
-    @cached_property
-    def _owner(self) -> str | None:
-        row = Task.get_or_none(Task.id == self._parent.id)
-        return None if row is None else row.owner

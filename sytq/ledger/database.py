@@ -175,6 +175,11 @@ def marks(database: peewee.Database, count: int) -> str:
     return ", ".join(["%s" if is_mysql(database) else "?"] * count)
 
 
+def execute(database: peewee.Database, sql: str, *values: Any) -> Any:
+    """Run a statement that is the same text each time, with a `?` for each value; return its cursor."""
+    return database.execute_sql(sql.replace("?", "%s") if is_mysql(database) else sql, tuple(map(plain, values)))
+
+
 def locked(query: peewee.ModelSelect[M]) -> list[M]:
     """Return the rows of a query, locked until the caller's transaction ends; SQLite locks the whole database."""
     return list(query.for_update() if is_mysql(query.model._meta.database) else query)

@@ -14,7 +14,7 @@ from peewee import Value
 
 from sytq.errors import Lost
 from sytq.ledger import dependencies
-from sytq.ledger.database import insert_ignore, read, transact
+from sytq.ledger.database import execute, insert_ignore, read, transact
 from sytq.ledger.insert import Accepted, Existing, write_new
 from sytq.ledger.insert import NewTask as NewTask
 from sytq.ledger.models import MODELS, Attempt, Step, Task, UniqueKey
@@ -43,6 +43,18 @@ class Unfinished(NamedTuple):
     created_at: str
     id: str
 
+
+_FENCE = (
+    f"UPDATE sytq_tasks SET token = ? WHERE id = ? AND token <= ? AND state NOT IN ({', '.join(map(repr, TERMINAL))})"
+)
+_BEGIN_STEP = (
+    "INSERT INTO sytq_steps (task_id, name, token, state, interrupted, started_at)"
+    " SELECT ?, ?, ?, 'started', 0, ? FROM (SELECT 1 AS one) AS source"
+    " WHERE NOT EXISTS (SELECT 1 FROM sytq_steps WHERE task_id = ? AND name = ?)"
+)
+_FINISH_STEP = (
+    "UPDATE sytq_steps SET state = 'done', value = ?, token = ?, finished_at = ? WHERE task_id = ? AND name = ?"
+)
 
 #: The states in the order in which lost tasks are looked for: those that can run at once come first.
 _SWEPT = (QUEUED, RUNNING, RETRYING, SCHEDULED)
@@ -263,12 +275,7 @@ class Ledger:
 
         def guarded() -> T:
             # The first statement locks the row (in SQLite the database), so no later attempt can slip in.
-            held = (
-                Task.update(token=token)
-                .where(Task.id == task_id, Task.token <= token, Task.state.not_in(TERMINAL))
-                .execute()
-            )
-            if held != 1:
+            if execute(self.database, _FENCE, token, task_id, token).rowcount != 1:
                 row = Task.get_or_none(Task.id == task_id)
                 ended = row is None or row.state in TERMINAL
                 raise Lost(f"attempt {token} of task {task_id} no longer holds it", ended=ended)
@@ -276,27 +283,39 @@ class Ledger:
 
         return transact(self.database, guarded)
 
-    def begin_step(self, task_id: str, token: int, name: str, *, has_result: bool = False) -> Step:
-        """Return the step to run or, when its `state` is done, to replay. Raises Lost.
+    def begin_step(
+        self,
+        task_id: str,
+        token: int,
+        name: str,
+        *,
+        has_result: bool = False,
+        also: Callable[[Step], None] | None = None,
+    ) -> Step:
+        """Return the step to run or, when its `state` is done, to replay, after what `also` writes. Raises Lost.
 
         A step started by an earlier attempt counts as interrupted: its call may have succeeded (and cost money). It
         does not when that attempt left a result elsewhere.
         """
 
         def work() -> Step:
-            step: Step | None = Step.get_or_none(Step.task_id == task_id, Step.name == name)
-            if step is None:
-                created: Step = Step.create(
-                    task_id=task_id, name=name, token=token, state="started", started_at=utcnow()
-                )
-                return created
-            if step.state != "done" and step.token != token:
-                step.interrupted += step.token != _NOBODY and not has_result
-                step.token = token
-                step.save()
+            step: Step = self._begun(task_id, token, name, has_result)
+            if also:
+                also(step)
             return step
 
         return self.fenced(task_id, token, work)
+
+    def _begun(self, task_id: str, token: int, name: str, has_result: bool) -> Step:
+        now = utcnow()
+        if execute(self.database, _BEGIN_STEP, task_id, name, token, now, task_id, name).rowcount:
+            return Step(task_id=task_id, name=name, token=token, state="started", started_at=now)
+        step: Step = Step.get(Step.task_id == task_id, Step.name == name)
+        if step.state != "done" and step.token != token:
+            step.interrupted += step.token != _NOBODY and not has_result
+            step.token = token
+            step.save()
+        return step
 
     def finish_step(
         self, task_id: str, token: int, name: str, value: str, also: Callable[[], None] | None = None
@@ -305,10 +324,10 @@ class Ledger:
 
         def work() -> None:
             now = utcnow()
-            done = {"state": "done", "value": value, "token": token, "finished_at": now}
-            if not Step.update(done).where(Step.task_id == task_id, Step.name == name).execute():
+            if not execute(self.database, _FINISH_STEP, value, token, now, task_id, name).rowcount:
                 # A failover has forgotten that the step began.
-                Step.create(task_id=task_id, name=name, started_at=now, **done)
+                times = {"started_at": now, "finished_at": now}
+                Step.create(task_id=task_id, name=name, token=token, state="done", value=value, **times)
             if also:
                 also()
 

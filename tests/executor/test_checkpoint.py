@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import peewee
 import pytest
 
 from sytq.broker.keys import Keys
@@ -19,6 +20,7 @@ from sytq.errors import DatabaseUnavailable, Fail, Lost, RedisUnavailable
 from sytq.executor.async_context import AsyncContext
 from sytq.executor.context import Context
 from sytq.executor.portal import Portal
+from sytq.executor.transaction import Transaction
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL
@@ -104,6 +106,65 @@ def test_what_also_raises_on_purpose_decides_how_the_task_goes_on(runtime: Runti
     assert isinstance(attempt, Context)
     with pytest.raises(Fail, match="never"):
         attempt.step("paid", lambda: "answer")
+
+
+def test_begin_and_end_of_a_step_are_written_with_it(runtime: Runtime) -> None:
+    task_id, said = accept(runtime), []
+
+    def states() -> dict[str, str]:
+        return {step.name: step.state for step in runtime.ledger.steps(task_id)}
+
+    def begin(tx: Transaction, runs: bool) -> None:
+        tx.enqueue("default", {}, key="begun")
+        said.append(("begin", runs, states()))
+
+    def end(tx: Transaction, result: str) -> None:
+        tx.enqueue("default", {}, key="ended")
+        said.append((result, states()))
+
+    for token in (1, 2):  # the second one replays the result
+        attempt = context(runtime, task_id, token)
+        assert isinstance(attempt, Context)
+        assert attempt.step("paid", lambda: "answer", begin=begin, end=end) == "answer"
+    assert said == [
+        ("begin", True, {"paid": "started"}),
+        ("answer", {"paid": "done"}),
+        ("begin", False, {"paid": "done"}),
+        ("answer", {"paid": "done"}),
+    ]
+    assert runtime.ledger.find(limit=9)[1] == 3, "the task and two children"
+
+
+@pytest.mark.parametrize("error", [Fail("the row is gone"), peewee.DataError(1406, "too long"), KeyError("a bug")])
+def test_p4_result_is_written_alone_where_its_end_is_refused(runtime: Runtime, error: Exception) -> None:
+    task_id, ends, also = accept(runtime), [], []
+
+    def end(tx: Transaction, result: str) -> None:
+        tx.enqueue("default", {}, key="ended")
+        ends.append([step.state for step in runtime.ledger.steps(task_id)])
+        raise error
+
+    attempt = context(runtime, task_id, 1)
+    assert isinstance(attempt, Context)
+    with pytest.raises(type(error)):
+        attempt.step("paid", lambda: "answer", lambda: also.append(1), end=end)
+    (step,) = runtime.ledger.steps(task_id)
+    assert (step.state, step.value, ends, len(also)) == ("done", '"answer"', [["done"], ["done"]], 2)
+    assert runtime.ledger.find(limit=9)[1] == 1, "no child of a refused transaction"
+    assert results(runtime) == 0
+
+
+def test_what_begin_raises_leaves_no_step(runtime: Runtime) -> None:
+    task_id, runs = accept(runtime), []
+
+    def begin(tx: Transaction, runs: bool) -> None:
+        raise peewee.DataError(1406, "too long")
+
+    attempt = context(runtime, task_id, 1)
+    assert isinstance(attempt, Context)
+    with pytest.raises(peewee.DataError):
+        attempt.step("paid", lambda: runs.append(1), begin=begin)
+    assert (runs, runtime.ledger.steps(task_id)) == ([], [])
 
 
 def test_p4_result_refused_by_both_stores_waits_in_the_worker(runtime: Runtime) -> None:

@@ -97,13 +97,35 @@ def test_p4_worker_killed_while_the_first_write_hangs_repeats_no_call(
         poll(lambda: desk.runtime.inspection.kept_results() == 0, message="it is dropped")
 
 
+def records_its_call(desk: Desk, seconds: float) -> str:
+    """Submit a valuation whose call is being recorded, for so long, with the begin of its step."""
+    desk.rows(f"CREATE TRIGGER slow BEFORE INSERT ON sytq_spend FOR EACH ROW DO SLEEP({seconds})")
+    task = desk.valuate()
+    sleeping = "SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User sleep'"
+    poll(lambda: desk.rows(sleeping)[0][0], message="the call is being recorded")
+    return task
+
+
+def test_p4_worker_killed_between_the_record_and_the_call_makes_one(desk: Desk, own_redis: RedisServer) -> None:
+    proxy = Proxy(own_redis.port)
+    worker = desk.start_worker(SYTQ_REDIS__URL=proxy.url)
+    task = records_its_call(desk, 1)
+    proxy.freeze()  # no permit
+    poll(lambda: desk.rows("SELECT outcome FROM sytq_spend"), message="the call is recorded")
+    worker.kill()
+    proxy.close()
+    assert desk.record().status == "processing"
+    desk.rows("DROP TRIGGER slow")
+    desk.start_worker()
+    desk.assert_done_once(task, calls=1)
+    assert desk.rows("SELECT outcome, cost FROM sytq_spend ORDER BY token") == [("lost", None), ("ok", None)]
+    assert [(step.name, step.interrupted) for step in desk.runtime.ledger.steps(task)] == [("node-0", 1), ("report", 0)]
+
+
 def test_p4_attempt_without_a_lease_begins_no_call(desk: Desk, own_redis: RedisServer) -> None:
     proxy = Proxy(own_redis.port)
     cut_off = desk.start_worker(SYTQ_REDIS__URL=proxy.url, **SOON)
-    # Between its permit and its call, for longer than the lease.
-    desk.rows("CREATE TRIGGER slow BEFORE INSERT ON sytq_spend FOR EACH ROW DO SLEEP(3)")
-    task = desk.valuate()
-    poll(lambda: limiter.running if (limiter := desk.runtime.inspection.limiter("provider:scripted")) else 0)
+    task = records_its_call(desk, 3)  # longer than the lease
     proxy.freeze()
     desk.start_worker(**SOON)
     desk.wait_state(task, "succeeded")

@@ -1,0 +1,161 @@
+"""What a valuation asks of the database: its transactions and statements, and what a refused one costs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pymysql.connections
+import pytest
+
+from sytq import Fail, Waiting
+from tests.plugins.llm.desk import Desk
+from tests.plugins.llm.test_paid import assert_paid_once, breaking, signal
+from tests.provider import REPORT, Stage, answers
+from tests.servers import MySQLServer
+
+#: A valuation of one node, beside BEGIN and COMMIT. Before its call: fencing token, step, row, what is there of earlier
+#: attempts, row, call. After it: fencing token, step, cost, mark of the written end, row, row.
+STATEMENTS = 12
+#: Its callback: what is there of earlier attempts, its task.
+CALLBACK = 2
+
+
+@contextlib.contextmanager
+def statements() -> Iterator[list[str]]:
+    """The commands that MySQL gets meanwhile."""
+    said: list[str] = []
+    send = pymysql.connections.Connection._execute_command  # type: ignore[attr-defined]
+
+    def noting(self: object, command: int, sql: str | bytes) -> None:
+        said.append(sql if isinstance(sql, str) else bytes(sql).decode())
+        send(self, command, sql)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pymysql.connections.Connection, "_execute_command", noting)
+        yield said
+
+
+def count(said: list[str]) -> tuple[int, int]:
+    """Transactions, and the statements in them."""
+    said = said[said.index("BEGIN") :]  # the desk has read the task before
+    return said.count("COMMIT"), sum(one not in ("BEGIN", "COMMIT") for one in said)
+
+
+@pytest.mark.parametrize(("url", "more"), [(None, 0), ("https://example.com/done", CALLBACK)])
+def test_valuation_of_one_node_is_two_transactions(mysql_desk: Desk, url: str | None, more: int) -> None:
+    mysql_desk.add_row(callback_url=url)
+    task_id = mysql_desk.submit()
+    with statements() as said:
+        mysql_desk.run(task_id)
+    assert count(said) == (2, STATEMENTS + more), "\n".join(said)
+    assert_paid_once(mysql_desk, task_id, 1, calls=1)
+    assert len(mysql_desk.children(task_id)) == (1 if url else 0)
+
+
+def test_each_node_of_a_pipeline_is_two_transactions(mysql_desk: Desk) -> None:
+    nodes = '[{"name": "facts", "prompt": "facts"}, {"name": "price", "prompt": "{{ outputs.facts }}"}]'
+    mysql_desk.configure(LLM__PIPELINES=f'{{"two": {nodes}}}', LLM__TABLES='{"valuation_records": {"pipeline": "two"}}')
+    mysql_desk.add_row()
+    task_id = mysql_desk.submit()
+    with statements() as said:
+        mysql_desk.run(task_id)
+    assert count(said)[0] == 4
+    assert len(mysql_desk.provider.calls) == 2
+
+
+def test_row_call_and_step_are_recorded_together_before_the_call(desk: Desk) -> None:
+    """So that a kill at any moment leaves all three or none of them."""
+    found: list[list[object]] = []
+
+    async def looks(stage: Stage) -> None:
+        found.append(desk.sql("SELECT status, progress_info FROM valuation_records"))
+        found.append(desk.sql("SELECT name, state FROM sytq_steps"))
+        found.append(desk.sql("SELECT step, outcome FROM sytq_spend"))
+        await answers()(stage)
+
+    desk.provider.play(looks)
+    desk.add_row()
+    desk.run(desk.submit())
+    row, step, call = found
+    assert list(map(tuple, row)) == [("processing", "waiting for the answer")]
+    assert list(map(tuple, step)) == [("node-0", "started")]
+    assert list(map(tuple, call)) == [("node-0", "begun")]
+
+
+def test_p4_answer_is_safe_when_the_rows_end_is_refused_for_a_fault(mysql_desk: Desk) -> None:
+    """The result alone is written in the same attempt; a table that was mended meanwhile takes the report."""
+    mysql_desk.provider.play(breaking(mysql_desk, "ALTER TABLE valuation_records MODIFY report VARCHAR(9)"))
+    mysql_desk.add_row(callback_url="https://example.com/done")
+    task_id = mysql_desk.submit()
+    with pytest.raises(Fail, match="column report of valuation_records is too small"):
+        mysql_desk.run(task_id)
+    assert mysql_desk.steps(task_id)["node-0"].state == "done"
+    assert [outcome for (outcome,) in mysql_desk.sql("SELECT outcome FROM sytq_spend")] == ["ok"]
+    assert (mysql_desk.row()["status"], mysql_desk.children(task_id)) == ("processing", [])
+    mysql_desk.sql("ALTER TABLE valuation_records MODIFY report TEXT")
+    mysql_desk.run(task_id, 2)
+    assert_paid_once(mysql_desk, task_id, 1, calls=1)
+    assert len(mysql_desk.children(task_id)) == 1
+
+
+def test_p4_answer_does_not_wait_for_a_row_that_its_caller_holds(mysql_desk: Desk, mysql_server: MySQLServer) -> None:
+    with contextlib.closing(mysql_server.connect(mysql_desk.database_name, autocommit=False)) as caller:
+
+        async def locked(stage: Stage) -> None:
+            caller.cursor().execute("SELECT * FROM valuation_records FOR UPDATE")
+            await answers()(stage)
+
+        mysql_desk.provider.play(locked)
+        mysql_desk.add_row()
+        task_id = mysql_desk.submit()
+        with pytest.raises(Waiting, match="row 1 of valuation_records is locked by another transaction"):
+            mysql_desk.run(task_id)
+        assert mysql_desk.steps(task_id)["node-0"].state == "done"
+        caller.rollback()
+    mysql_desk.run(task_id)
+    assert_paid_once(mysql_desk, task_id, 1, calls=1)
+    assert mysql_desk.row()["failed_times"] in (0, None)
+
+
+def test_p4_deadlock_of_the_rows_end_repeats_the_whole_transaction(
+    mysql_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlock = signal("40001", 1213, "Deadlock found when trying to get lock").replace(
+        "sytq_steps", "valuation_records"
+    )
+    mysql_desk.provider.play(breaking(mysql_desk, deadlock))
+    # Between two tries.
+    monkeypatch.setattr("sytq.ledger.database.time.sleep", lambda _: mysql_desk.sql("DROP TRIGGER IF EXISTS refuses"))
+    mysql_desk.add_row(callback_url="https://example.com/done")
+    task_id = mysql_desk.submit()
+    with statements() as said:
+        mysql_desk.run(task_id)
+    assert_paid_once(mysql_desk, task_id, 1, calls=1)
+    assert len(mysql_desk.children(task_id)) == 1
+    assert sum(one.startswith("INSERT INTO sytq_steps") and "'report'" in one for one in said) == 2
+
+
+def test_attempt_that_is_refused_a_permit_leaves_no_record_of_a_call(desk: Desk) -> None:
+    desk.runtime.limiters.pause("provider:scripted", "a person", "for a test", person=True)
+    desk.add_row()
+    task_id = desk.submit()
+    with pytest.raises(Waiting):
+        desk.run(task_id)
+    assert desk.sql("SELECT * FROM sytq_spend") == []
+    assert "node-0" not in desk.steps(task_id)
+    desk.runtime.limiters.resume("provider:scripted", person=True)
+    desk.run(task_id)
+    assert_paid_once(desk, task_id, 1, calls=1)
+    assert [outcome for (outcome,) in desk.sql("SELECT outcome FROM sytq_spend")] == ["ok"]
+
+
+def test_message_that_comes_twice_is_one_call_and_one_report(desk: Desk) -> None:
+    desk.add_row(callback_url="https://example.com/done")
+    task_id = desk.submit()
+    desk.run(task_id)
+    row = desk.row()
+    desk.run(task_id)
+    assert desk.row() == row
+    assert row["report"] == REPORT
+    assert (len(desk.provider.calls), len(desk.children(task_id))) == (1, 1)
