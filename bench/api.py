@@ -24,12 +24,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from bench.load import Measured, measure
-from bench.run import wait
+from bench.run import cpu_seconds, wait
 from sytq import config
 from sytq.runtime import build
 from tests.servers import MySQLServer, RedisServer, free_port
@@ -58,19 +58,6 @@ def served(app: str, environ: dict[str, str], workers: int) -> Iterator[tuple[in
     finally:
         process.terminate()
         process.wait()
-
-
-def cpu_seconds(master: int, servers: Sequence[int]) -> list[float]:
-    """What the processes below gunicorn's master have used so far, then each server (-1 is none)."""
-    ticks = dict.fromkeys((master, *servers), 0)
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            pid = int(path.parent.name)
-            counted = pid if pid in servers else int(fields[1])
-            if counted in ticks:
-                ticks[counted] += int(fields[11]) + int(fields[12])
-    return [count / os.sysconf("SC_CLK_TCK") for count in ticks.values()]
 
 
 @contextlib.contextmanager

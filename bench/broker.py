@@ -17,45 +17,61 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.run import SYTQ, Run, end, envelopes, wait
+from bench.run import SYTQ, Run, cpu_seconds, end, envelopes, wait
 from sytq.ledger.models import Task
 from tests.servers import MySQLServer
 
-#: Tasks a second until the last has ended, and until the last is recorded.
-Rates = tuple[float, float]
+
+@dataclass(frozen=True)
+class Figures:
+    """Tasks a second until the last has ended, and until it is recorded; until then the CPU of a task in us, of the
+    workers, Redis and MariaDB."""
+
+    rate: float
+    recorded: float
+    cpu: tuple[float, ...]
 
 
-def measured(
-    worker: subprocess.Popen[bytes], left: Callable[[], int], tasks: int, recorded: Callable[[], bool]
-) -> Rates:
-    try:
-        began = wait(lambda: left() < tasks)
-        begun = left()
-        ended = wait(lambda: left() == 0)
-        last = wait(recorded)
-    finally:
-        end(worker)
-    return begun / (ended - began), begun / (last - began)
+class Bench(Run):
+    def __init__(self, folder: Path, mysql: MySQLServer, processes: int) -> None:
+        super().__init__(folder, SYTQ_DATABASE__URL=mysql.create_database("bench"))
+        self.processes = processes
+        self._servers = self.client.info("server")["process_id"], mysql.pid
+
+    def measured(
+        self, worker: subprocess.Popen[bytes], left: Callable[[], int], tasks: int, recorded: Callable[[], bool]
+    ) -> Figures:
+        try:
+            began = wait(lambda: left() < tasks)
+            before, begun = cpu_seconds(worker.pid, self._servers), left()
+            ended = wait(lambda: left() == 0)
+            last = wait(recorded, pause=0.1)  # it asks the database that is measured
+            used = zip(before, cpu_seconds(worker.pid, self._servers), strict=True)
+        finally:
+            end(worker)
+        cpu = tuple((after - earlier) / begun * 1e6 for earlier, after in used)
+        return Figures(begun / (ended - began), begun / (last - began), cpu)
 
 
-def dramatiq(run: Run, tasks: int, processes: int) -> Rates:
+def dramatiq(run: Bench, tasks: int) -> Figures:
     from bench import stock
 
     for _ in range(tasks):
         stock.noop.send()
-    return measured(run.worker("bench.stock", processes), stock.left, tasks, lambda: True)
+    return run.measured(run.worker("bench.stock", run.processes), stock.left, tasks, lambda: True)
 
 
-def taskiq(run: Run, tasks: int, processes: int) -> Rates:
+def taskiq(run: Bench, tasks: int) -> Figures:
     from bench import stream
 
     asyncio.run(stream.send(tasks))
-    return measured(run.start(*stream.COMMAND, str(processes)), stream.left, tasks, lambda: True)
+    return run.measured(run.start(*stream.COMMAND, str(run.processes)), stream.left, tasks, lambda: True)
 
 
-def ours(run: Run, type_name: str, queue: str, tasks: int, processes: int) -> Rates:
+def ours(run: Bench, type_name: str, queue: str, tasks: int) -> Figures:
     submitter, stream = run.ours.submitter, run.ours.keys.stream(queue, "normal")
     for start in range(0, tasks, 500):
         submitter.submit([submitter.prepare(type_name, {}) for _ in range(min(500, tasks - start))])
@@ -65,10 +81,10 @@ def ours(run: Run, type_name: str, queue: str, tasks: int, processes: int) -> Ra
         with run.ours.database.connection_context():
             return not unfinished.exists()
 
-    return measured(run.worker(SYTQ, processes), lambda: run.client.xlen(stream), tasks, recorded)
+    return run.measured(run.worker(SYTQ, run.processes), lambda: run.client.xlen(stream), tasks, recorded)
 
 
-def commands(run: Run, tasks: int) -> float:
+def commands(run: Bench, tasks: int) -> float:
     """Commands of Redis for each no-op without a row, those within scripts included, without what this asks."""
 
     def count() -> int:
@@ -77,7 +93,7 @@ def commands(run: Run, tasks: int) -> float:
 
     before, stream = count(), run.ours.keys.stream("abench", "normal")
     run.dispatcher.dispatch(envelopes("anoop", "abench", tasks))
-    measured(run.worker(SYTQ), lambda: run.client.xlen(stream), tasks, lambda: True)
+    run.measured(run.worker(SYTQ), lambda: run.client.xlen(stream), tasks, lambda: True)
     return (count() - before) / tasks
 
 
@@ -91,14 +107,14 @@ def main() -> None:
     mysql.start()
     mysql.execute("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), SYTQ_DATABASE__URL=mysql.create_database("bench"))
+        run = Bench(Path(folder), mysql, given.processes)
         try:
             rounds = [
                 (
-                    dramatiq(run, given.tasks, given.processes),
-                    taskiq(run, given.tasks, given.processes),
-                    ours(run, "noop", "bench", given.tasks, given.processes),
-                    ours(run, "anoop", "abench", given.tasks, given.processes),
+                    dramatiq(run, given.tasks),
+                    taskiq(run, given.tasks),
+                    ours(run, "noop", "bench", given.tasks),
+                    ours(run, "anoop", "abench", given.tasks),
                 )
                 for _ in range(given.rounds)
             ]
@@ -109,15 +125,18 @@ def main() -> None:
             mysql.remove()
 
 
-def show(tasks: int, processes: int, rounds: list[tuple[Rates, Rates, Rates, Rates]]) -> None:
-    stock, stream, threads, loop = (
-        tuple(statistics.median(rates) for rates in zip(*kind, strict=True)) for kind in zip(*rounds, strict=True)
-    )
-    print(f"from a backlog of {tasks:,}, {processes} processes, tasks/s:")
-    print(f"  def:       RedisBroker {stock[0]:7,.0f}  ours {threads[0]:7,.0f} ({threads[0] / stock[0]:.2f})", end="")
-    print(f"  until recorded {threads[1]:7,.0f} ({threads[1] / stock[0]:.2f})")
-    print(f"  async def: taskiq      {stream[0]:7,.0f}  ours {loop[0]:7,.0f} ({loop[0] / stream[0]:.2f})", end="")
-    print(f"  until recorded {loop[1]:7,.0f} ({loop[1] / stream[0]:.2f})")
+def show(tasks: int, processes: int, rounds: list[tuple[Figures, ...]]) -> None:
+    print(f"no-ops from a backlog of {tasks:,}, {processes} processes, beside the peer of the kind")
+    print(f"{'':22} {'tasks/s':>8} {'':6} {'recorded':>8} {'':6} CPU us of the workers, Redis, MariaDB")
+    kinds = ("def, RedisBroker", "async def, taskiq", "def, ours", "async def, ours")
+    medians = []
+    for kind, figures in zip(kinds, zip(*rounds, strict=True), strict=True):
+        rate, recorded = (statistics.median(getattr(one, name) for one in figures) for name in ("rate", "recorded"))
+        cpu = (statistics.median(part) for part in zip(*(one.cpu for one in figures), strict=True))
+        medians.append(rate)
+        peer = medians[len(medians) - 3] if len(medians) > 2 else rate
+        print(f"{kind:22} {rate:8,.0f} {rate / peer:6.2f} {recorded:8,.0f} {recorded / peer:6.2f}", end=" ")
+        print(*(f"{us:6.0f}" for us in cpu))
 
 
 if __name__ == "__main__":

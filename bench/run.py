@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import redis
@@ -59,13 +60,26 @@ class Run:
         self.server.stop()
 
 
-def wait(condition: Callable[[], object], timeout: float = 300.0) -> float:
-    """Wait for a condition and return the time at which it held."""
-    deadline = time.perf_counter() + timeout
+def cpu_seconds(master: int, servers: Sequence[int]) -> list[float]:
+    """What the processes below a master have used so far, then each server (-1 is none)."""
+    ticks = dict.fromkeys((master, *servers), 0)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            pid = int(path.parent.name)
+            counted = pid if pid in servers else int(fields[1])
+            if counted in ticks:
+                ticks[counted] += int(fields[11]) + int(fields[12])
+    return [count / os.sysconf("SC_CLK_TCK") for count in ticks.values()]
+
+
+def wait(condition: Callable[[], object], pause: float = 0.005) -> float:
+    """Wait for a condition, looking so many seconds apart, and return the time at which it held."""
+    deadline = time.perf_counter() + 300.0
     while not condition():
         if time.perf_counter() > deadline:
             sys.exit("a benchmark did not end in time")
-        time.sleep(0.005)
+        time.sleep(pause)
     return time.perf_counter()
 
 
