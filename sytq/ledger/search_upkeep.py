@@ -18,17 +18,18 @@ from sytq.ledger.models import SearchEntry, SearchProgress, Task
 from sytq.ledger.query.sql import json_value
 from sytq.ledger.search import Search
 from sytq.ledger.search_index import HEAD, TOP, Place, coverage, is_new
-from sytq.ledger.search_values import METADATA, OWNER, kept, metadata_entries, stored
+from sytq.ledger.search_values import MAX_VALUE, METADATA, OWNER, kept, metadata_entries, stored
 from sytq.ledger.slices import below, bound, down_to
 from sytq.ledger.values import utcnow
 
 #: Tasks created longer ago than this are committed, but for a transaction that took longer: `verify` finds its tasks.
 _COMMITTED = dt.timedelta(seconds=10)
-#: The head moves in steps of so many seconds, to write nothing while nothing comes in.
-_STEP = dt.timedelta(seconds=5)
+#: The head moves in steps of so many seconds; in between the tasks of the last so many are read again.
+_STEP, _AGAIN = dt.timedelta(seconds=5), dt.timedelta(seconds=1)
 _DECLARED_EVERY, _OBSOLETE = dt.timedelta(minutes=1), dt.timedelta(hours=1)
 _ORDER = Task.created_at.desc(), Task.id.desc()
 _EXACT = Task.created_at.cast("CHAR")
+_LONG_OWNER: Any = fn.COALESCE(fn.LENGTH(Task.owner), 0) > MAX_VALUE  # bytes in MySQL, characters in SQLite
 
 
 def begin_anew(database: peewee.Database) -> None:
@@ -44,7 +45,11 @@ class SearchUpkeep:
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
         self._mysql = is_mysql(database)
+        same = "sytq_search.name"
+        self._keep = f"ON DUPLICATE KEY UPDATE {same} = {same}" if self._mysql else "ON CONFLICT DO NOTHING"
         self._search = Search(database)
+        # Where `index_new` goes on, if not at the head; whether its round began there, and when the last one did that.
+        self._begin, self._whole, self._round = "", True, dt.datetime.min
         self._verified: Place | None = None
         self._swept = ""
 
@@ -74,48 +79,60 @@ class SearchUpkeep:
         transact(self._database, work)
 
     def index_new(self, most: int) -> bool:
-        """Index tasks that were created since the head; return whether more may be there."""
+        """Index the next tasks that were created since the head; return whether more are there.
 
-        def find() -> tuple[str | None, list[Place]]:
-            head = coverage().head
-            query = Task.select(_EXACT, Task.id).where(Task.created_at > bound(head), is_new())
-            return head, _places(query.order_by(Task.created_at, Task.id).limit(most))
-
+        A round goes on where the last one ended, or a moment before; each _STEP one begins at the head, and moves it.
+        """
         now = self._search.now()
-        head, found = read(self._database, find)
-        if head is None:
+
+        def find() -> tuple[str, str | None] | None:
+            head = coverage().head
+            if head is None:
+                return None
+            after = Task.created_at > bound(max(head, self._begin))
+            last: Any = Task.select(_EXACT).where(after).order_by(Task.created_at).limit(1).offset(most - 1)
+            return head, next((moment for (moment,) in last.tuples()), None)
+
+        if (found := read(self._database, find)) is None:
             return False
-        reached = _text(now - _COMMITTED)
-        if more := len(found) == most:  # tasks of one statement have the same time: more may have the last one's
-            reached = min(
-                reached, max((place.moment for place in found if place.moment < found[-1].moment), default=head)
-            )
-        moves = reached >= _text(dt.datetime.fromisoformat(head) + _STEP) or (more and reached > head)
-        here = SearchProgress.name == HEAD, SearchProgress.moment == head
-        if found or moves:
-            move = SearchProgress.update(moment=reached).where(*here).execute if moves else None
-            self._add([place.id for place in found], None, move)
-        return more
+        head, end = found
+        where = Task.created_at > bound(max(head, self._begin))
+        if end is not None:
+            where &= Task.created_at <= bound(end)
+        committed = _text(now - _COMMITTED)
+        reached = committed if end is None else min(end, committed)
+        move = None
+        if self._whole and reached > head:
+            here = SearchProgress.name == HEAD, SearchProgress.moment == head
+            move = SearchProgress.update(moment=reached).where(*here).execute
+        self._add(where, None, move)
+        if end is not None:
+            self._begin = end
+            return True
+        self._round = now if self._whole else self._round
+        self._whole = now >= self._round + _STEP
+        self._begin = "" if self._whole else _text(now - _AGAIN)
+        return False
 
     def fill(self, most: int) -> bool:
         """Index the next older tasks for the names that they have no entries of; return whether there were any."""
 
-        def find() -> tuple[list[str], Place | None, list[Place]]:
+        def find() -> tuple[list[str], Place | None, Place | None]:
             pending = {name: place for name, place in coverage().filled.items() if place is not None}
             if not pending:
-                return [], None, []
+                return [], None, None
             place = max(pending.values())
-            query = Task.select(_EXACT, Task.id).where(below(Task.created_at, Task.id, place)).order_by(*_ORDER)
+            last = Task.select(_EXACT, Task.id).where(below(Task.created_at, Task.id, place)).order_by(*_ORDER)
             names = [name for name, its in pending.items() if its == place]
-            return names, place, _places(query.limit(most))
+            return names, place, next(iter(_places(last.limit(1).offset(most - 1))), None)
 
-        names, place, found = read(self._database, find)
+        names, place, end = read(self._database, find)
         if place is None:
             return False
-        end = found[-1] if len(found) == most else None
+        where = below(Task.created_at, Task.id, place) & down_to(Task.created_at, Task.id, end)
         here = SearchProgress.name.in_(names), SearchProgress.moment == place.moment, SearchProgress.task_id == place.id
         move = SearchProgress.update(moment=end and end.moment, task_id=end and end.id).where(*here)
-        self._add([one.id for one in found], names, move.execute)
+        self._add(where, names, move.execute)
         return True
 
     def verify(self, most: int) -> bool:
@@ -136,7 +153,7 @@ class SearchUpkeep:
 
         self._verified, late = read(self._database, find)
         for start in range(0, len(late), 500):
-            self._add(late[start : start + 500], None)
+            self._add(Task.id.in_(late[start : start + 500]), None)
         return bool(late)
 
     def sweep(self, most: int) -> None:
@@ -177,11 +194,19 @@ class SearchUpkeep:
         else:
             transact(self._database, SearchProgress.delete().where(obsolete, SearchProgress.name == name).execute)
 
-    def _add(self, ids: Sequence[str], names: Collection[str] | None, also: Callable[[], object] | None = None) -> None:
-        """Write the entries of tasks, of these names or of all, and what `also` writes, in one transaction."""
-        entries = read(self._database, lambda: self._entries(ids, names)) if ids else []
+    def _add(self, where: Any, names: Collection[str] | None, also: Callable[[], object] | None = None) -> None:
+        """Write the entries of tasks, of these names or of all, and what `also` writes, in one transaction.
+
+        The owner's, which most tasks have alone, the database makes of its rows itself.
+        """
+        names, entries = read(self._database, lambda: self._entries(where, names))
 
         def work() -> None:
+            if OWNER in names:
+                its: Any = (peewee.Value(OWNER), fn.COALESCE(Task.owner, ""), Task.created_at, Task.id)
+                sql, values = Task.select(*its).where(where, ~_LONG_OWNER).sql()
+                into = "INSERT INTO sytq_search (name, value, moment, task_id)"
+                self._database.execute_sql(f"{into} {sql} {self._keep}", values)  # type: ignore[no-untyped-call]
             if entries:
                 columns = zip(("name", "value", "moment", "task_id"), zip(*entries, strict=True), strict=True)
                 insert_ignore(self._database, "sytq_search", dict(columns))
@@ -190,7 +215,8 @@ class SearchUpkeep:
 
         transact(self._database, work)
 
-    def _entries(self, ids: Sequence[str], names: Collection[str] | None) -> list[tuple[str, str, str, str]]:
+    def _entries(self, where: Any, names: Collection[str] | None) -> tuple[Collection[str], list[tuple[str, ...]]]:
+        """The names of the entries, and those that the database cannot make."""
         if names is None:
             names = coverage().filled
         fields = sorted(name for name in names if name.startswith("payload."))
@@ -198,17 +224,19 @@ class SearchUpkeep:
         for name in fields:
             for part in json_value(Task.payload, name.split(".")[1:], self._mysql):
                 asked.append(peewee.Case(None, [(fn.JSON_VALID(Task.payload), part)]))
-        found: list[tuple[str, str, str, str]] = []
-        query: Any = Task.select(Task.id, _EXACT, Task.owner, Task.metadata, *asked).where(Task.id.in_(list(ids)))
+        query: Any = Task.select(Task.id, _EXACT, Task.owner, Task.metadata, *asked).where(where)
+        if not fields:
+            query = query.where(Task.metadata.is_null(False) | _LONG_OWNER)
+        found: list[tuple[str, ...]] = []
         for task_id, moment, owner, metadata, *values in query.tuples():
-            its = {OWNER: kept(owner or "")} if OWNER in names else {}
+            its = {OWNER: kept(owner)} if OWNER in names and len((owner or "").encode()) > MAX_VALUE else {}
             if METADATA in names:
                 its |= metadata_entries(metadata)
             for name, kind, text in zip(fields, values[::2], values[1::2], strict=True):
                 if (value := stored(kind, text)) is not None:
                     its[name] = value
             found += [(name, value, moment, task_id) for name, value in its.items()]
-        return found
+        return names, found
 
 
 def _places(query: Any) -> list[Place]:

@@ -25,6 +25,7 @@ from sytq.ledger.models import SearchEntry, SearchProgress, Task
 from sytq.ledger.query import Filter, parse
 from sytq.ledger.search import Count, Search
 from sytq.ledger.search_upkeep import SearchUpkeep
+from sytq.ledger.search_values import kept
 from sytq.ledger.values import utcnow
 from sytq.states import STATES, TERMINAL
 from tests.ledger.query.test_sql import CONDITIONS, JSON_VALUES, KEYS, NOW, ROWS, matches
@@ -189,6 +190,48 @@ def test_a_task_of_another_program_is_found_at_once_and_indexed(database: peewee
     upkeep.index_new(500)
     assert SearchEntry.select().where(SearchEntry.task_id == "own-id-1").count() == 2
     assert look.count(parse("payload.a:v"), seconds=60) == Count(1)
+
+
+def test_tasks_without_metadata_and_fields_are_indexed_by_the_database_alone(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upkeep = SearchUpkeep(database)
+    keep(upkeep, ())
+    owners = ["", "shop", "s" * 60]
+    if not isinstance(database, peewee.MySQLDatabase):  # there the column has an end
+        owners += ["s" * 81, "\u4e2d" * 40]
+    ids = [add(database, {"owner": owner or None}) for owner in owners]
+    seen = statements(database, monkeypatch)
+    assert not upkeep.index_new(500)
+    found = [(row.task_id, row.name, row.value) for row in SearchEntry.select()]
+    assert sorted(found) == sorted((one, "owner", kept(owner)) for one, owner in zip(ids, owners, strict=True))
+    assert len(seen) <= 8 and not [sql for sql in seen if "JSON" in sql]
+    assert Search(database).count(parse(f"owner:{'s' * 60}"), seconds=60) == Count(1)
+
+
+def test_a_round_goes_on_where_the_last_one_ended_and_misses_no_late_commit(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upkeep, moment = SearchUpkeep(database), Search(database).now()
+    monkeypatch.setattr(Search, "now", lambda _: moment)
+
+    def index(seconds: float, *created: float) -> int:
+        nonlocal moment
+        for second in created:
+            add(database, {"created_at": moment + dt.timedelta(seconds=second)})
+        moment += dt.timedelta(seconds=seconds)
+        while upkeep.index_new(2):
+            pass
+        return SearchEntry.select().count()
+
+    keep(upkeep, ())
+    assert index(0, -0.5, -0.4, -0.3) == 3
+    assert index(1, 0.1) == 4
+    assert index(1, -1.1, -1.5) == 4, "they were committed late: only a round from the head finds them"
+    assert index(4) == 4
+    assert index(0) == 6
+    head = SearchProgress.get(SearchProgress.name == "").moment
+    assert head == _text(moment - dt.timedelta(seconds=10))
 
 
 def test_a_task_committed_late_with_an_earlier_time_is_found_after_a_look(database: peewee.Database) -> None:
