@@ -8,7 +8,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -44,7 +44,7 @@ class Acks:
         consumer: str,
         limited: Collection[str],
         limiters: Limiters,
-        acked: Callable[[Delivery], None],
+        acked: Callable[[Sequence[Delivery]], None],
     ) -> None:
         self._loop = loop
         self._redis = redis
@@ -147,7 +147,7 @@ class Acks:
             if done and run.outcome and run.outcome.kind in _ENDS:
                 run.acked = True
                 self._keep(run, _DELIVERY_BYTES + 2 * len(run.body) + 2 * len(run.outcome.result or ""))
-            self._acked(run)
+        self._acked(batch)
 
     def _keep(self, run: Delivery, size: int) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -96,7 +97,8 @@ class StreamConsumer(Consumer):
                 if delivery.permit is not None:
                     delivery.permit.asked = asked
                 used[self._actors[delivery.type].options["slot"]] += 1
-            self._executor.event_loop.submit(deliveries)
+            begun = partial(self._executor.slots.passed, used["loop"]) if used["loop"] else None
+            self._executor.event_loop.submit(deliveries, begun)
         finally:
             # A task whose type moved to another queue while it waited may need a kind of slot that this queue's types
             # do not use: that kind goes below zero.

@@ -44,9 +44,9 @@ class EventLoop(threading.Thread):
         self._tick()
         self.loop.run_forever()
 
-    def submit(self, deliveries: Sequence[Delivery]) -> None:
-        """Start deliveries. Callable from any thread."""
-        self.loop.call_soon_threadsafe(self._start, deliveries)
+    def submit(self, deliveries: Sequence[Delivery], begun: Callable[[], None] | None = None) -> None:
+        """Start deliveries, and call `begun` once each has begun. Callable from any thread."""
+        self.loop.call_soon_threadsafe(self._start, deliveries, begun)
 
     def cancel(self, delivery: Delivery) -> None:
         """Cancel a running delivery. Callable from any thread; harmless when it has ended."""
@@ -64,11 +64,13 @@ class EventLoop(threading.Thread):
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.join(5)
 
-    def _start(self, deliveries: Sequence[Delivery]) -> None:
+    def _start(self, deliveries: Sequence[Delivery], begun: Callable[[], None] | None) -> None:
         for delivery in deliveries:
             task = self.loop.create_task(self._run(delivery), name=delivery.id)
             self._running[task] = delivery
             task.add_done_callback(self._running.pop)
+        if begun is not None:
+            self.loop.call_soon(begun)  # behind the first step of each
 
     def _cancel(self, task_id: str) -> None:
         for task, delivery in self._running.items():

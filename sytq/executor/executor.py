@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import structlog
@@ -75,7 +75,7 @@ class Executor:
         handover = Handover(keys, broker.queues, self.limits)
         self.limiters = Limiters(task_redis, keys, self.lease, handover, lambda: self.heartbeat.epoch)
         self.event_loop = EventLoop(broker, hooks, self.stopping, self._finished)
-        self.acks = Acks(self.event_loop.loop, redis, keys, self.name, limited, self.limiters, self._untrack)
+        self.acks = Acks(self.event_loop.loop, redis, keys, self.name, limited, self.limiters, self._acked)
         check = partial(check_rights, heartbeat_redis, keys, settings.stream_keys)
         self.heartbeat = Heartbeat(self, heartbeat_redis, settings.worker.heartbeat, check)
         self._watchdog: Watchdog | None = None
@@ -137,13 +137,19 @@ class Executor:
 
     def _finished(self, delivery: Delivery) -> None:
         self.slots.release(self._broker.actors[delivery.type].options["slot"])
+        delivery.passing = True
         self.acks.put(delivery)
 
-    def _untrack(self, delivery: Delivery) -> None:
+    def _acked(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:
-            tracked = self._tracked.get(delivery.stream, {})
-            if tracked.get(delivery.entry) is delivery:  # this worker may have a later attempt of the same entry
-                del tracked[delivery.entry]
+            for delivery in deliveries:
+                tracked = self._tracked.get(delivery.stream, {})
+                if tracked.get(delivery.entry) is delivery:  # this worker may have a later attempt of the same entry
+                    del tracked[delivery.entry]
+            passed = sum(delivery.passing for delivery in deliveries)
+            for delivery in deliveries:
+                delivery.passing = False  # the latest ends may be written again
+        self.slots.passed(passed)
 
     def deliveries(self) -> list[Delivery]:
         with self._lock:

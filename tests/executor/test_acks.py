@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from dramatiq import Message
@@ -27,8 +27,11 @@ class Ends:
         self._acked: list[str] = []
         self.loop = event_loop()
         limiters = Limiters(redis, keys, 4.0)
-        self.acks = Acks(self.loop, redis, keys, "w", (), limiters, lambda run: self._acked.append(run.id))
+        self.acks = Acks(self.loop, redis, keys, "w", (), limiters, self._note)
         self.empty()
+
+    def _note(self, deliveries: Sequence[Delivery]) -> None:
+        self._acked += [delivery.id for delivery in deliveries]
 
     def empty(self) -> None:
         self._redis.ask("DEL", self._keys.events, self._keys.live)

@@ -50,6 +50,24 @@ def test_slots_of_both_kinds_count_against_one_bound() -> None:
     assert slots.acquire({"loop"}, 100, 0) == 2
 
 
+def test_no_more_is_fetched_than_passes_to_the_event_loop_and_to_redis() -> None:
+    slots = Slots()
+    slots.open(threads=8, loop_slots=1000)
+    assert [slots.acquire({"loop"}, 100, 0) for _ in range(3)] == [100, 100, 0]
+    assert slots.acquire({"thread"}, 8, 0) == 0
+    slots.passed(100)  # the first hundred have begun, and the second wait for the event loop
+    assert slots.acquire({"loop"}, 60, 0) == 60
+    slots.release_unused({"loop"}, 60, {"loop": 10})
+    slots.passed(110)
+    assert slots.acquire({"thread", "loop"}, 8, 0) == 8  # the 110 that run do not count
+    slots.release_unused({"thread", "loop"}, 8, {"thread": 8})
+    for _ in range(101):
+        slots.release("loop")
+    assert slots.acquire({"loop"}, 100, 0) == 0  # their ends wait for Redis
+    slots.passed(50)
+    assert slots.acquire({"loop"}, 100, 0) == 100
+
+
 def test_a_worker_never_runs_more_than_queue_concurrency(installation: Installation) -> None:
     crowd = Crowd(seconds=0.2)
     settings = {"SYTQ_QUEUE__CONCURRENCY": "2", "SYTQ_WORKER__PROCESSES": "2", "SYTQ_WORKER__THREADS": "8"}

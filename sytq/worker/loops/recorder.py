@@ -33,7 +33,9 @@ _CONTENT = (peewee.DataError, ValueError, KeyError, TypeError)
 _ASIDE = Counter("sytq_events_set_aside_total", "Events that no column of the ledger takes.")
 #: fetch.lua's mark of a task that is dead because its workers died.
 WORKER_DIED = "worker-died"
-_BATCH = 500
+#: Entries of one transaction, so many that most starts find their ends in it: then an attempt is written once. And what
+#: one call of a script may remove.
+_BATCH, _REMOVED = 1000, 500
 _BLOCK_MS = 500
 #: From so many entries at once on more are coming: for so many seconds they gather. A batch costs five round trips to
 #: Redis and a transaction, and each of these takes the interpreter from a task.
@@ -136,7 +138,7 @@ class Recorder(LeasedLoop):
         while self._reached[0][0] <= now - KEEP_MS / 1000:
             _, until = self._reached.popleft()
         names = [self.keys.events, self.keys.live, self.keys.progress, self.keys.crashes]
-        while self.redis.call("forget", names, [RECORDER, until, _BATCH]) == _BATCH:
+        while self.redis.call("forget", names, [RECORDER, until, _REMOVED]) == _REMOVED:
             pass
 
 
