@@ -3,7 +3,8 @@
     python -m bench.broker [--tasks 20000] [--rounds 3] [--processes 2]
 
 One private Redis with its append-only file on; so many worker processes (8 threads each where tasks run on threads),
-from the first finished task to the last; the kinds in turn, medians of the rounds. Ours are rows in MariaDB
+from the first finished task to the last; the kinds in turn, medians of the rounds. Sent one by one, a hundred at once
+(taskiq), five hundred in a call (ours): ours are rows in MariaDB
 (innodb_flush_log_at_trx_commit=1) with the record of every attempt, which is written meanwhile; its second rate ends
 when the last is there. The peers keep nothing of a task that has ended. Last, the commands of Redis for one of ours,
 from its dispatch until the record of its end has left Redis, as far as it got meanwhile.
@@ -16,6 +17,7 @@ import asyncio
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +29,10 @@ from tests.servers import MySQLServer
 
 @dataclass(frozen=True)
 class Figures:
-    """Tasks a second until the last has ended, and until it is recorded; until then the CPU of a task in us, of the
-    workers, Redis and MariaDB."""
+    """Tasks a second as they are sent, until the last has ended, and until it is recorded; until then the CPU of a
+    task in us, of the workers, Redis and MariaDB."""
 
+    sent: float
     rate: float
     recorded: float
     cpu: tuple[float, ...]
@@ -42,7 +45,12 @@ class Bench(Run):
         self._servers = self.client.info("server")["process_id"], mysql.pid
 
     def measured(
-        self, worker: subprocess.Popen[bytes], left: Callable[[], int], tasks: int, recorded: Callable[[], bool]
+        self,
+        sending: float,
+        worker: subprocess.Popen[bytes],
+        left: Callable[[], int],
+        tasks: int,
+        recorded: Callable[[], bool] = lambda: True,
     ) -> Figures:
         try:
             began = wait(lambda: left() < tasks)
@@ -53,35 +61,41 @@ class Bench(Run):
         finally:
             end(worker)
         cpu = tuple((after - earlier) / begun * 1e6 for earlier, after in used)
-        return Figures(begun / (ended - began), begun / (last - began), cpu)
+        return Figures(tasks / sending, begun / (ended - began), begun / (last - began), cpu)
 
 
 def dramatiq(run: Bench, tasks: int) -> Figures:
     from bench import stock
 
+    began = time.perf_counter()
     for _ in range(tasks):
         stock.noop.send()
-    return run.measured(run.worker("bench.stock", run.processes), stock.left, tasks, lambda: True)
+    sending = time.perf_counter() - began
+    return run.measured(sending, run.worker("bench.stock", run.processes), stock.left, tasks)
 
 
 def taskiq(run: Bench, tasks: int) -> Figures:
     from bench import stream
 
+    began = time.perf_counter()
     asyncio.run(stream.send(tasks))
-    return run.measured(run.start(*stream.COMMAND, str(run.processes)), stream.left, tasks, lambda: True)
+    sending = time.perf_counter() - began
+    return run.measured(sending, run.start(*stream.COMMAND, str(run.processes)), stream.left, tasks)
 
 
 def ours(run: Bench, type_name: str, queue: str, tasks: int) -> Figures:
     submitter, stream = run.ours.submitter, run.ours.keys.stream(queue, "normal")
+    began = time.perf_counter()
     for start in range(0, tasks, 500):
         submitter.submit([submitter.prepare(type_name, {}) for _ in range(min(500, tasks - start))])
+    sending = time.perf_counter() - began
 
     def recorded() -> bool:
         unfinished = Task.select().where(Task.type == type_name, Task.state != "succeeded")
         with run.ours.database.connection_context():
             return not unfinished.exists()
 
-    return run.measured(run.worker(SYTQ, run.processes), lambda: run.client.xlen(stream), tasks, recorded)
+    return run.measured(sending, run.worker(SYTQ, run.processes), lambda: run.client.xlen(stream), tasks, recorded)
 
 
 def commands(run: Bench, tasks: int) -> float:
@@ -93,7 +107,7 @@ def commands(run: Bench, tasks: int) -> float:
 
     before, stream = count(), run.ours.keys.stream("abench", "normal")
     run.dispatcher.dispatch(envelopes("anoop", "abench", tasks))
-    run.measured(run.worker(SYTQ), lambda: run.client.xlen(stream), tasks, lambda: True)
+    run.measured(1.0, run.worker(SYTQ), lambda: run.client.xlen(stream), tasks)
     return (count() - before) / tasks
 
 
@@ -127,15 +141,17 @@ def main() -> None:
 
 def show(tasks: int, processes: int, rounds: list[tuple[Figures, ...]]) -> None:
     print(f"no-ops from a backlog of {tasks:,}, {processes} processes, beside the peer of the kind")
-    print(f"{'':22} {'tasks/s':>8} {'':6} {'recorded':>8} {'':6} CPU us of the workers, Redis, MariaDB")
+    print(
+        f"{'':22} {'sent/s':>8} {'':6} {'tasks/s':>8} {'':6} {'recorded':>8} {'':6} CPU us of workers, Redis, MariaDB"
+    )
     kinds = ("def, RedisBroker", "async def, taskiq", "def, ours", "async def, ours")
-    medians = []
+    peers: list[list[float]] = []
     for kind, figures in zip(kinds, zip(*rounds, strict=True), strict=True):
-        rate, recorded = (statistics.median(getattr(one, name) for one in figures) for name in ("rate", "recorded"))
+        rates = [statistics.median(getattr(one, name) for one in figures) for name in ("sent", "rate", "recorded")]
         cpu = (statistics.median(part) for part in zip(*(one.cpu for one in figures), strict=True))
-        medians.append(rate)
-        peer = medians[len(medians) - 3] if len(medians) > 2 else rate
-        print(f"{kind:22} {rate:8,.0f} {rate / peer:6.2f} {recorded:8,.0f} {recorded / peer:6.2f}", end=" ")
+        peers.append(rates)
+        beside = zip(rates, peers[len(peers) - 3 if len(peers) > 2 else -1], strict=True)
+        print(f"{kind:22}", *(f"{rate:8,.0f} {rate / peer:6.2f}" for rate, peer in beside), end=" ")
         print(*(f"{us:6.0f}" for us in cpu))
 
 
