@@ -13,12 +13,12 @@ _CHILDREN = uuid.UUID("5c8ed01e-0000-4000-8000-000000000000")
 def new_id() -> str:
     """Return a new UUIDv7 as text: sorts by creation time, so inserts append to the primary key."""
     ms, rest = divmod(time.time_ns(), 1_000_000)
-    # The 12 bits behind the version continue the time, so ids of a process sort within a millisecond too.
-    value = (ms & (1 << 48) - 1) << 80 | 0x7 << 76 | (rest << 12) // 1_000_000 << 64
     # Ids are not secret, and unlike the system's generator this one keeps the interpreter's lock. The system seeds it,
     # again after every fork.
-    text = f"{value | 0x2 << 62 | random.getrandbits(62):032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    noise = random.getrandbits(62)
+    # The 12 bits behind the version 7 continue the time, so ids of a process sort within a millisecond too.
+    head = f"{ms >> 16 & 0xFFFFFFFF:08x}-{ms & 0xFFFF:04x}-7{(rest << 12) // 1_000_000:03x}"
+    return f"{head}-{0x8000 | noise >> 48:04x}-{noise & 0xFFFFFFFFFFFF:012x}"
 
 
 def derived_id(parent: str, name: str) -> str:

@@ -57,7 +57,9 @@ class Webhook(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, values: Any) -> Any:
-        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+        if isinstance(values, dict) and None in values.values():
+            return {k: v for k, v in values.items() if v is not None}
+        return values
 
     @field_validator("url")
     @classmethod

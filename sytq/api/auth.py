@@ -129,9 +129,10 @@ class Auth:
             return
         caller: Caller = req.context.caller
         caller.require_scope(_scope(resource, req.method))
-        if req.method not in _SAFE and is_page(req.path):
-            caller.require_scope(_scope(resource, "GET"))  # a form that is refused is shown in its page
-        if self._dashboard.read_only and req.method not in _SAFE and is_page(req.path) and req.path != LOGOUT:
+        if req.method in _SAFE or not is_page(req.path):
+            return
+        caller.require_scope(_scope(resource, "GET"))  # a form that is refused is shown in its page
+        if self._dashboard.read_only and req.path != LOGOUT:
             raise falcon.HTTPForbidden(description="this dashboard is read-only (dashboard.read_only)")
 
     async def process_response(
@@ -192,5 +193,10 @@ def is_local(client: object) -> bool:
     if not client:
         return True
     assert isinstance(client, tuple | list)
-    address = address_in(str(client[0]))
+    return _is_loopback(str(client[0]))
+
+
+@lru_cache(maxsize=1000)
+def _is_loopback(host: str) -> bool:
+    address = address_in(host)
     return address is not None and address.is_loopback

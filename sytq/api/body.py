@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import falcon.asgi
@@ -138,13 +139,14 @@ def _finite(text: str) -> float:
 
 
 def _deeper(value: dict[str, Any] | list[Any], levels: int) -> bool:
-    """Whether a value has this many levels of objects and arrays, itself included."""
-    if levels == 1:
-        return True
-    for inner in value.values() if isinstance(value, dict) else value:
-        if isinstance(inner, _CONTAINERS) and _deeper(inner, levels - 1):
-            return True
-    return False
+    """Whether a value has more than this many levels of objects and arrays, itself included."""
+    level = [value]
+    for _ in range(levels):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for each in chain.from_iterable(inner) if type(each) in _CONTAINERS]
+        if not level:
+            return False
+    return True
 
 
 def check_values(value: object, where: str = "", depth: int = 0) -> None:

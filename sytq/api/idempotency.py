@@ -29,14 +29,11 @@ class IdempotencyGuard:
     def __init__(self) -> None:
         self._running: dict[tuple[str, str], tuple[Claim, asyncio.Future[Submitted | None]]] = {}
 
-    async def run(self, req: falcon.asgi.Request, submit: Callable[[Claim | None], Awaitable[Submitted]]) -> Submitted:
-        """Call `submit` with the request's claim, unless a request with the same key was answered before.
+    async def run(self, wanted: Claim, submit: Callable[[], Awaitable[Submitted]]) -> Submitted:
+        """Call `submit` for the request with this claim, unless a request with the same key was answered before.
 
         Raises HTTPUnprocessableEntity for another request's key, InUse while the first request still runs.
         """
-        wanted = _claim(req)
-        if wanted is None:
-            return await submit(None)
         place = wanted.owner, wanted.key
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _TIMEOUT
@@ -52,7 +49,7 @@ class IdempotencyGuard:
         self._running[place] = wanted, ended
         submitted = None
         try:
-            submitted = await submit(wanted)
+            submitted = await submit()
         finally:
             del self._running[place]
             # When the first request failed or was refused, the waiting ones run themselves.
@@ -63,7 +60,8 @@ class IdempotencyGuard:
         return submitted
 
 
-def _claim(req: falcon.asgi.Request) -> Claim | None:
+def claim_of(req: falcon.asgi.Request) -> Claim | None:
+    """The claim of a request that has an Idempotency-Key. Raises InvalidInput for an invalid one."""
     given = getattr(req.context, "idempotency_key", None) or req.get_header("Idempotency-Key")
     if given is None:
         return None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import falcon.asgi
 import structlog
@@ -48,8 +48,7 @@ _ABSOLUTE = re.compile(r"https?://[^/]*", re.IGNORECASE)
 _PROBES = ("/health", "/metrics")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """The ids of a request and of its trace; in the ASGI scope as `sytq.origin`."""
 
     request_id: str
@@ -69,6 +68,7 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
         self._forwarded = forwarded
         self._max_body = max_body
         self._reading = _Deadlines()
+        self._answered = _Answered()
 
     def add_route(self, uri_template: str, resource: Any, **options: Any) -> None:
         """Add a resource; GET also answers HEAD, without the body, except for endless streams."""
@@ -95,7 +95,7 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
             return
         with self._trace(_method(scope), origin.traceparent) as (answered, traceparent):
             # The spans of the request's tasks are children of this span.
-            await self._serve(scope, receive, send, replace(origin, traceparent=traceparent), answered)
+            await self._serve(scope, receive, send, origin._replace(traceparent=traceparent), answered)
 
     async def _serve(
         self,
@@ -118,7 +118,7 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
             if event["type"] == "http.response.start":
                 started = True
                 route, status = scope.get(ROUTE, "none"), event["status"]
-                SECONDS.observe(time.perf_counter() - since, _method(scope), route, str(status))
+                self._answered.add(time.perf_counter() - since, (_method(scope), route, str(status)))
                 if answered is not None:
                     answered(route, status)
                 event["headers"] = [*event["headers"], *ids]
@@ -146,28 +146,30 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
             raise self._too_large(ended=False)  # before the client sends it
         chunks: list[bytes] = []
         size = 0
+        task = self._reading.begin()
         try:
-            async with asyncio.timeout(None) as timeout:
-                self._reading.add(timeout)
-                while True:
-                    event = await receive()
-                    if event["type"] == "http.disconnect":
-                        raise ClientGone
-                    chunk = event.get("body", b"")
-                    size += len(chunk)
-                    if size <= self._max_body:
-                        chunks.append(chunk)
-                    elif size > self._max_body * _DRAINED:
-                        raise self._too_large(ended=False)
-                    if not event.get("more_body", False):
-                        break
-        except TimeoutError:
+            while True:
+                event = await receive()
+                if event["type"] == "http.disconnect":
+                    raise ClientGone
+                chunk = event.get("body", b"")
+                size += len(chunk)
+                if size <= self._max_body:
+                    chunks.append(chunk)
+                elif size > self._max_body * _DRAINED:
+                    raise self._too_large(ended=False)
+                if not event.get("more_body", False):
+                    break
+        except asyncio.CancelledError:
+            if not self._reading.is_late(task):
+                raise
+            task.uncancel()
             if size > self._max_body:
                 raise self._too_large(ended=False) from None
             said = f"body: not complete within {BODY_SECONDS:g} s"
             raise falcon.HTTPError(408, description=said, headers=_CLOSE) from None
         finally:
-            self._reading.remove(timeout)
+            self._reading.end(task)
         if size > self._max_body:
             raise self._too_large(ended=True)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -177,28 +179,50 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
         return falcon.HTTPError(413, description=said, headers={} if ended else _CLOSE)
 
 
-class _Deadlines:
-    """Ends reads of bodies that take longer than BODY_SECONDS, with one timer: a timer for each is too costly."""
+class _Answered:
+    """Counts the requests that are answered in one turn of the event loop together: those of a batch of submissions."""
 
     def __init__(self) -> None:
-        self._since: dict[asyncio.Timeout, float] = {}  # the oldest first
+        self._seconds: dict[tuple[str, str, str], list[float]] = {}
+
+    def add(self, seconds: float, labels: tuple[str, str, str]) -> None:
+        if not self._seconds:
+            asyncio.get_running_loop().call_soon(self._count)
+        self._seconds.setdefault(labels, []).append(seconds)
+
+    def _count(self) -> None:
+        answered, self._seconds = self._seconds, {}
+        for labels, seconds in answered.items():
+            SECONDS.observe_all(seconds, *labels)
+
+
+class _Deadlines:
+    """Cancels tasks that read a body for longer than BODY_SECONDS, with one timer: one for each is too costly."""
+
+    def __init__(self) -> None:
+        self._since: dict[asyncio.Task[Any], float] = {}  # the oldest first; -inf was cancelled
         self._scheduled = False
 
-    def add(self, wait: asyncio.Timeout) -> None:
-        loop = asyncio.get_running_loop()
-        self._since[wait] = loop.time()
+    def begin(self) -> asyncio.Task[Any]:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        self._since[task] = loop.time()
         if not self._scheduled:
             self._scheduled = True
             loop.call_later(BODY_SECONDS / 20, self._expire, loop)
+        return task
 
-    def remove(self, wait: asyncio.Timeout) -> None:
-        self._since.pop(wait, None)
+    def is_late(self, task: asyncio.Task[Any]) -> bool:
+        return self._since[task] == -math.inf
+
+    def end(self, task: asyncio.Task[Any]) -> None:
+        del self._since[task]
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        for wait in [wait for wait, since in self._since.items() if since <= now - BODY_SECONDS]:
-            self.remove(wait)
-            wait.reschedule(now)
+        late = loop.time() - BODY_SECONDS
+        for task in [task for task, since in self._since.items() if -math.inf < since <= late]:
+            self._since[task] = -math.inf
+            task.cancel()
         self._scheduled = bool(self._since)
         if self._scheduled:
             loop.call_later(BODY_SECONDS / 20, self._expire, loop)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import falcon.asgi
 import structlog
 
 from sytq.api.caller import Caller
-from sytq.api.idempotency import IdempotencyGuard
+from sytq.api.idempotency import IdempotencyGuard, claim_of
 from sytq.api.queue_depth import QueueDepthLimit
 from sytq.api.quota import Quota
 from sytq.api.submission_batcher import SubmissionBatcher
@@ -113,28 +114,9 @@ class Submission:
         all_or_none: bool = False,
     ) -> Sequence[Acceptance]:
         """Like `accept`, but accept every prepared task that can be accepted, unless `all_or_none`."""
-
-        async def submit(claim: Claim | None) -> Submitted:
-            reserved = used = 0
-            try:
-                await self._quota.tasks(req, len(tasks))
-                reserved = len(tasks)
-                await self._queue_depth.check(tasks)
-                can_see = req.context.caller.can_see
-                submitted = await self._batcher.submit(tasks, also, claim, can_see=can_see, all_or_none=all_or_none)
-                used = 0 if submitted.repeats else reserved - submitted.tasks.count(Refused())
-                return submitted
-            except (falcon.HTTPTooManyRequests, falcon.HTTPServiceUnavailable):
-                # A repeated request needs neither quota nor room in the queue.
-                earlier = await self._batcher.earlier(claim) if claim is not None else None
-                if earlier is None:
-                    raise
-                return earlier
-            finally:
-                if used < reserved:
-                    await self._quota.tasks(req, used - reserved)
-
-        submitted = await self._idempotency.run(req, submit)
+        claim = claim_of(req)
+        submit = partial(self._submit, req, tasks, also, claim, all_or_none)
+        submitted = await (submit() if claim is None else self._idempotency.run(claim, submit))
         if submitted.repeats is not None:
             req.context.headers["Idempotent-Replayed"] = "true"
         elif req.path.startswith(self._logged) and _STDLIB.isEnabledFor(logging.INFO):
@@ -142,3 +124,31 @@ class Submission:
                 if not isinstance(acceptance, Refused):
                     log.info("Task enqueued successfully", task_id=acceptance.id, type=task.type)
         return submitted.tasks
+
+    async def _submit(
+        self,
+        req: falcon.asgi.Request,
+        tasks: Sequence[NewTask],
+        also: Callable[[], Any] | None,
+        claim: Claim | None,
+        all_or_none: bool,
+    ) -> Submitted:
+        reserved = used = 0
+        try:
+            await self._quota.tasks(req, len(tasks))
+            reserved = len(tasks)
+            await self._queue_depth.check(tasks)
+            can_see = req.context.caller.can_see
+            submitted = await self._batcher.submit(tasks, also, claim, can_see=can_see, all_or_none=all_or_none)
+            refused = list(map(type, submitted.tasks)).count(Refused)
+            used = 0 if submitted.repeats else reserved - refused
+            return submitted
+        except (falcon.HTTPTooManyRequests, falcon.HTTPServiceUnavailable):
+            # A repeated request needs neither quota nor room in the queue.
+            earlier = await self._batcher.earlier(claim) if claim is not None else None
+            if earlier is None:
+                raise
+            return earlier
+        finally:
+            if used < reserved:
+                await self._quota.tasks(req, used - reserved)

@@ -62,7 +62,7 @@ class SubmissionBatcher:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-writer")
         self._dispatcher = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-dispatcher")
 
-    async def submit(
+    def submit(
         self,
         tasks: Sequence[NewTask],
         also: Callable[[], None] | None = None,
@@ -70,15 +70,15 @@ class SubmissionBatcher:
         *,
         can_see: Callable[[str | None], bool] = lambda owner: True,
         all_or_none: bool = True,
-    ) -> Submitted:
-        """Return once `tasks`, and what `also` writes, are committed, or the result of an earlier one with the claim.
+    ) -> asyncio.Future[Submitted]:
+        """Done once `tasks`, and what `also` writes, are committed; or with the result of an earlier claim.
 
         `also` runs in the batch's transaction, on another thread and perhaps several times. `can_see(owner)` says
         whether the caller may see an owner's tasks: a task whose unique key belongs to an invisible task is Refused.
         Raises Taken where that refuses the whole submission, Overloaded, DatabaseUnavailable and the database's errors
         about these tasks (never about another submission's).
         """
-        return await self._batcher.add(_Submission(tasks, also, claim, can_see, all_or_none))
+        return self._batcher.add(_Submission(tasks, also, claim, can_see, all_or_none))
 
     async def earlier(self, claim: Claim) -> Submitted | None:
         """Return the result of an earlier request with the same Idempotency-Key. Raises DatabaseUnavailable."""
@@ -152,14 +152,15 @@ class SubmissionBatcher:
             if one.also is not None:
                 one.also()
         inserted = self._ledger.insert([task for one in new for task in one.tasks])
-        existing = {found.id for found in inserted if isinstance(found, Existing)}
-        query = Task.select(Task.id, Task.owner).where(Task.id.in_(list(existing)))
-        owners = {row.id: row.owner for row in query} if existing else {}
+        existing = [found.id for found in inserted if isinstance(found, Existing)]
+        owners: dict[str, str | None] | None = None
+        if existing:
+            owners = {row.id: row.owner for row in Task.select(Task.id, Task.owner).where(Task.id.in_(existing))}
         rest = iter(inserted)
         return [
             answers[one.claim]
             if one.claim in answers
-            else Submitted(_shown(one, list(islice(rest, len(one.tasks))), owners))
+            else Submitted(_shown(one, tuple(islice(rest, len(one.tasks))), owners))
             for one in batch
         ]
 
@@ -174,11 +175,13 @@ def _dispatchable(batch: list[_Submission], results: list[Submitted | Exception]
 
 
 def _shown(
-    submission: _Submission, inserted: list[Accepted | Existing], owners: Mapping[str, str | None]
+    submission: _Submission, inserted: tuple[Accepted | Existing, ...], owners: Mapping[str, str | None] | None
 ) -> tuple[Acceptance, ...]:
-    """The result that the submitter may see; its claim gets the same. Raises Taken."""
-    if all(isinstance(task, Accepted) for task in inserted):
-        return tuple(inserted)
+    """The result that the submitter may see; its claim gets the same. `owners` are those of the existing tasks, None
+    where no task of the batch was there. Raises Taken.
+    """
+    if owners is None or all(isinstance(task, Accepted) for task in inserted):
+        return inserted
     hidden = {task_id for task_id, owner in owners.items() if not submission.can_see(owner)}
     shown = tuple(Refused() if isinstance(task, Existing) and task.id in hidden else task for task in inserted)
     refused = shown.count(Refused())
@@ -190,5 +193,5 @@ def _shown(
 
 
 def _share_of_batch(submission: _Submission) -> float:
-    characters = sum(len(task.payload) for task in submission.tasks)
+    characters = sum([len(task.payload) for task in submission.tasks])
     return max(len(submission.tasks) / _MAX_TASKS, characters / _MAX_CHARACTERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -30,6 +30,8 @@ _SECONDS = Histogram(
 )
 
 _MAX_TRIES = 6
+#: Characters of the rows of one INSERT, to stay below MySQL's max_allowed_packet.
+_STATEMENT_MAX = 1 << 20
 #: Seconds after which nothing is retried: a caller waits, and each retry may wait for a lock.
 _RETRY_WITHIN = 10.0
 
@@ -224,7 +226,41 @@ def upsert(
 
 
 def _insert(database: peewee.Database, table: str, columns: Mapping[str, Sequence[Any]], tail: str) -> None:
-    # An empty column costs PyMySQL as much as a full one, so it is left out: its default must be NULL.
+    # An empty column costs as much as a full one, so it is left out: its default must be NULL.
     used = {name: values for name, values in columns.items() if values.count(None) < len(values)}
-    sql = f"INSERT INTO {table} ({', '.join(used)}) VALUES ({marks(database, len(used))}) {tail}"  # noqa: S608
-    execute_many(database, sql, zip(*used.values(), strict=True))
+    head = f"INSERT INTO {table} ({', '.join(used)}) VALUES"
+    if not is_mysql(database):
+        execute_many(database, f"{head} ({marks(database, len(used))}) {tail}", zip(*used.values(), strict=True))
+        return
+    with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+        cursor = database.cursor()
+        for rows in _joined(_written(cursor, used.values())):
+            cursor.execute(f"{head} {rows} {tail}")
+
+
+def _written(cursor: Any, columns: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Rows as SQL. `executemany` writes each value of each row; here a column of equal values is written once."""
+    signs: list[str] = []
+    varying: list[Iterable[Any]] = []
+    for values in columns:
+        if varying and values.count(values[0]) == len(values):
+            signs.append(cursor.mogrify("%s", (plain(values[0]),)).replace("%", "%%"))
+        else:
+            signs.append("%s")
+            varying.append(map(plain, values))
+    row = f"({','.join(signs)})"
+    return (cursor.mogrify(row, values) for values in zip(*varying, strict=True))
+
+
+def _joined(rows: Iterable[str]) -> Iterator[str]:
+    """The rows of each statement."""
+    part: list[str] = []
+    size = 0
+    for row in rows:
+        if part and size + len(row) > _STATEMENT_MAX:
+            yield ",".join(part)
+            part, size = [], 0
+        part.append(row)
+        size += len(row)
+    if part:
+        yield ",".join(part)

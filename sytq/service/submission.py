@@ -9,7 +9,7 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, cast
 
 import structlog
 from pydantic import BaseModel
@@ -72,35 +72,61 @@ class Submitter:
         self._dispatcher = dispatcher
         self._guard = guard
 
-    def prepare(self, type_name: str, payload: object, **options: Unpack[SubmissionOptions]) -> NewTask:
-        """Validate and return a task that is not accepted yet. Raises InvalidInput naming the field."""
+    def prepare(
+        self,
+        type_name: str,
+        payload: object,
+        *,
+        id: str | None = None,
+        priority: str | None = None,
+        run_at: dt.datetime | None = None,
+        after: Sequence[str] = (),
+        on_failure: OnFailure = "cancel",
+        unique_key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        callback: Mapping[str, Any] | None = None,
+        owner: str | None = None,
+        parent: str | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> NewTask:
+        """Validate and return a task that is not accepted yet. Raises InvalidInput naming the field.
+
+        The options are those of SubmissionOptions.
+        """
         declared = self._registry.get(type_name)
-        _check(declared, options)
-        metadata = _metadata(options.get("metadata"))
-        parsed = payload if isinstance(payload, declared.payload) else declared.parse(payload)
-        assert isinstance(parsed, BaseModel)
-        task_id = options.get("id") or new_id()
-        owner, run_at = options.get("owner"), options.get("run_at")
-        unique_key, callback = options.get("unique_key"), options.get("callback")
+        if priority is not None and priority not in PRIORITIES:
+            raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
+        if on_failure not in RULES:
+            raise InvalidInput("on_failure", f"'{on_failure}' is not valid; valid: {', '.join(RULES)}")
+        if len(after) > AFTER_MAX:
+            raise InvalidInput("after", f"more than {AFTER_MAX} tasks")
+        if unique_key is not None and declared.unique is not None:
+            raise InvalidInput("unique_key", f"tasks of type '{declared.name}' have a key of their own")
+        described = _metadata(metadata) if metadata else None
+        # A dict first: a class of pydantic takes long to say that it is no instance.
+        is_parsed = type(payload) is not dict and isinstance(payload, declared.payload)
+        parsed = cast(BaseModel, payload) if is_parsed else declared.parse(payload)
+        task_id = id or new_id()
         return NewTask(
             id=task_id,
             type=declared.name,
             queue=declared.queue,
-            priority=options.get("priority") or declared.priority,
+            priority=priority or declared.priority,
             payload=written(parsed),
             max_attempts=declared.policy(parsed).max_attempts,
             run_at=naive(run_at) if run_at and run_at.tzinfo else run_at,
             owner=owner,
-            parent=options.get("parent"),
-            after=tuple(options.get("after", ())),
-            on_failure=options.get("on_failure", "cancel"),
+            parent=parent,
+            after=tuple(after),
+            on_failure=on_failure,
             host=self._host(declared, parsed),
             ordering_key=declared.ordering_key(parsed, owner),
             unique_key=declared.unique_key(parsed) if unique_key is None else declared.owners_key(owner, unique_key),
-            metadata=metadata,
+            metadata=described,
             callback=encode(callback) if callback else None,
-            request_id=options.get("request_id"),
-            traceparent=tracing.created(task_id, declared.name, declared.queue, options.get("traceparent")),
+            request_id=request_id,
+            traceparent=tracing.created(task_id, declared.name, declared.queue, traceparent),
             version=declared.version,
             limiters=declared.limiter_names(parsed),
         )
@@ -186,20 +212,8 @@ def _limiters(task: NewTask | Task, declared: TaskType | None) -> tuple[str, ...
         return ()
 
 
-def _check(declared: TaskType, options: SubmissionOptions) -> None:
-    priority, on_failure = options.get("priority"), options.get("on_failure", "cancel")
-    if priority is not None and priority not in PRIORITIES:
-        raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
-    if on_failure not in RULES:
-        raise InvalidInput("on_failure", f"'{on_failure}' is not valid; valid: {', '.join(RULES)}")
-    if len(options.get("after", ())) > AFTER_MAX:
-        raise InvalidInput("after", f"more than {AFTER_MAX} tasks")
-    if options.get("unique_key") is not None and declared.unique is not None:
-        raise InvalidInput("unique_key", f"tasks of type '{declared.name}' have a key of their own")
-
-
-def _metadata(metadata: Mapping[str, Any] | None) -> str | None:
-    text = encode(metadata) if metadata else None
-    if text is not None and len(text.encode()) > METADATA_MAX:
+def _metadata(metadata: Mapping[str, Any]) -> str:
+    text = encode(metadata)
+    if len(text.encode()) > METADATA_MAX:
         raise InvalidInput("metadata", f"larger than {METADATA_MAX} bytes as JSON")
     return text

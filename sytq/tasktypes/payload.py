@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 def validated(model: type[M], value: object, whole: str) -> M:
     """Return the value as an instance of the model. Raises InvalidFields, in which `whole` names the value itself."""
     try:
-        return model.model_validate(value)
+        return cast(M, model.__pydantic_validator__.validate_python(value))  # `model_validate`, without its options
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)[:_MAX_ERRORS]
         raise InvalidFields(
@@ -28,7 +28,7 @@ def validated(model: type[M], value: object, whole: str) -> M:
 def written(payload: BaseModel) -> str:
     """Return a payload as the ledger stores it: JSON text of the given fields, without the defaults."""
     try:
-        return payload.model_dump_json(exclude_unset=True)
+        return payload.__pydantic_serializer__.to_json(payload, exclude_unset=True).decode()
     except PydanticSerializationError:  # half a surrogate pair
         return encode(payload.model_dump(mode="json", exclude_unset=True))
 

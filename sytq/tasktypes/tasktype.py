@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -83,11 +84,7 @@ class TaskType(Options):
         if len(names) > MAX_LIMITERS:
             raise InvalidInput("payload", f"type '{self.name}' names more than {MAX_LIMITERS} limiters")
         for name in names:
-            check_limiter_name(name)
-            try:
-                check_acquired_name(name)
-            except ValueError as error:
-                raise InvalidInput("payload", f"type '{self.name}': {error}") from None
+            _check_limiter(self.name, name)
         return names
 
     def blocks(self, payload: object, result: object, version: int | None = None) -> Sequence[Block]:
@@ -119,6 +116,15 @@ class TaskType(Options):
         if version is not None and version < self.version and self.upgrade is not None:
             payload = self.upgrade(payload, version)
         return validated(self.payload, payload, "payload")
+
+
+@lru_cache(maxsize=1000)
+def _check_limiter(type_name: str, name: str) -> None:
+    check_limiter_name(name)
+    try:
+        check_acquired_name(name)
+    except ValueError as error:
+        raise InvalidInput("payload", f"type '{type_name}': {error}") from None
 
 
 def _bounded(key: str) -> str:

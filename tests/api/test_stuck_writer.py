@@ -175,7 +175,7 @@ def test_a_writer_stuck_beyond_the_limit_is_not_live(
             await until(200)
             with file_locked(path):
                 task = parts.submitter.prepare("webhook", {"url": "http://example.com/"})
-                submission = asyncio.create_task(batcher.submit([task]))
+                submission = batcher.submit([task])
                 await until(503)
                 assert not submission.done()
             assert (await submission).tasks == (Accepted(task.id),)

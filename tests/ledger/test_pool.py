@@ -111,3 +111,23 @@ def test_inserts_leave_out_empty_columns(database: peewee.Database) -> None:
     transact(database, lambda: insert_ignore(database, "t", {"id": (), "a": (), "b": ()}))
     rows = read(database, lambda: list(database.execute_sql("SELECT id, a, b FROM t ORDER BY id")))
     assert rows == [(1, None, None), (2, 3, None)]
+
+
+def test_inserted_text_is_what_was_given(database: peewee.Database) -> None:
+    same, texts = "100 %s 'or' \\ \"%\" \u00e9\U0001f600", ["", "%", "'", "\\'", "%(id)s", "\n\t\r"]
+    columns = {"id": range(len(texts)), "same": [same] * len(texts), "text": texts}
+    with database.connection_context():
+        database.execute_sql("CREATE TABLE texts (id INTEGER PRIMARY KEY, same VARCHAR(100), text VARCHAR(100))")
+        transact(database, lambda: insert_ignore(database, "texts", columns))
+        assert list(database.execute_sql("SELECT * FROM texts ORDER BY id")) == [
+            (number, same, text) for number, text in enumerate(texts)
+        ]
+
+
+def test_rows_beyond_the_size_of_a_statement_are_all_inserted(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sytq.ledger.database._STATEMENT_MAX", 20)
+    transact(database, lambda: insert_ignore(database, "t", {"id": range(100), "a": [7] * 100}))
+    rows = read(database, lambda: list(database.execute_sql("SELECT id, a FROM t ORDER BY id")))
+    assert rows == [(number, 7) for number in range(100)]

@@ -261,3 +261,22 @@ def test_metric_declared_twice_with_other_labels_is_refused() -> None:
     assert samples(generate_latest(metrics.registry))['trial_once_total{a="x"}'] == 4
     with pytest.raises(ValueError, match="labels"):
         metrics.Counter("trial_once_total", "For this test.", ("a",)).add(1)
+
+
+def test_durations_counted_together_are_those_counted_one_by_one() -> None:
+    one_by_one = metrics.Histogram("trial_single_seconds", "For this test.", ("of",))
+    together = metrics.Histogram("trial_joint_seconds", "For this test.", ("of",))
+    seconds = [-1.0, 0.0, 0.004, 0.01, 0.0101, 0.25, 600.0, 601.0]
+    for each in seconds:
+        one_by_one.observe(each, "a")
+    together.observe_all(seconds, "a")
+    try:
+        text = generate_latest(metrics.registry).decode()
+        single = [line.removeprefix("trial_single") for line in text.splitlines() if line.startswith("trial_single")]
+        assert [f"trial_joint{line}" for line in single] == [
+            line for line in text.splitlines() if line.startswith("trial_joint")
+        ]
+        assert 'trial_joint_seconds_bucket{le="0.01",of="a"} 4.0' in text
+    finally:
+        for name in ("trial_single_seconds", "trial_joint_seconds"):
+            metrics.declared.pop(name).forget()

@@ -144,6 +144,8 @@ class OneSchedule(_Body):
 
 def when(wanted: _Timed) -> dt.datetime | None:
     """The time that a request asks for (aware), None for now. Raises InvalidInput."""
+    if wanted.delay is None and wanted.run_at is None:
+        return None
     if wanted.delay is not None and wanted.run_at is not None:
         raise InvalidInput("delay", "give either delay or run_at")
     now = clock.utc()
