@@ -35,7 +35,7 @@ def renamed_arguments(**names: str) -> Callable[[T], T]:
 
         @functools.wraps(function)
         def call(*args: Any, **given: Any) -> Any:
-            for old in names.keys() & given.keys():
+            for old in names.keys() & given.keys() if given else ():
                 warn(f"{old}=", f"{names[old]}=")
                 given[names[old]] = given.pop(old)
             return function(*args, **given)

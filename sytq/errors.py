@@ -61,6 +61,14 @@ class OutboundRefused(SytqError):
     """The guard refuses a caller's URL; the message says why."""
 
 
+class ProxyFailed(Exception):
+    """The configured proxy cannot be used; the target is not at fault."""
+
+
+class CertificateUnusable(Exception):
+    """The client certificate or its key cannot be loaded; the message names the file."""
+
+
 class DuplicatePlugin(ConfigError):
     """Two task types have the same name; the message names both sources."""
 

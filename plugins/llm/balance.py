@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from sytq import AsyncContext, Backoff, Retry, task
+from sytq.errors import ProxyFailed
 
 from .answer import ChatError
 from .balances import parsed
@@ -73,8 +74,6 @@ async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
 async def _is_there(ctx: AsyncContext, provider: Provider) -> bool | None:
     """Whether there is credit; None when the answer is not in DeepSeek's form."""
     import aiohttp
-
-    from sytq.http.proxies import ProxyFailed
 
     headers, url = provider.authorization, provider.balance_url or ""
     try:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from sytq import clock
+from sytq.errors import ProxyFailed
 from sytq.tls import explain
 
 from .answer import Answer, ChatError, Reply
@@ -96,8 +97,6 @@ def _bounded(fields: Mapping[str, Any], change: Callable[[int], Any]) -> dict[st
 async def complete(client: Client, provider: Provider, request: Request, answer: Answer) -> Reply:
     """Ask once, fill in `answer` as it arrives, and return it whole. Raises ChatError only."""
     import aiohttp
-
-    from sytq.http.proxies import ProxyFailed
 
     clock = _Clock(provider)
     try:
@@ -205,8 +204,6 @@ async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatErro
 def broken(error: Exception, answer: Answer) -> ChatError:
     """The error for a broken connection, without the library's text, which may quote the URL or the answer."""
     import aiohttp
-
-    from sytq.http.proxies import ProxyFailed
 
     if "content-encoding" in str(error).lower():
         return ChatError("malformed", "the answer is not compressed as its Content-Encoding says, or not with gzip")

@@ -16,7 +16,7 @@ from sytq.broker.keys import Keys
 from sytq.broker.limiter_states import read_limiters
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Check, Finding
 from sytq.config import Settings
-from sytq.errors import RedisUnavailable
+from sytq.errors import ProxyFailed, RedisUnavailable
 
 from .answer import Answer
 from .balances import TIMEOUT, get, parsed
@@ -39,8 +39,6 @@ def _check(name: str, provider: Provider, settings: Settings) -> Iterator[Findin
 
 async def _provider(name: str, provider: Provider) -> Finding:
     import aiohttp
-
-    from sytq.http.proxies import ProxyFailed
 
     from .chat import broken
 

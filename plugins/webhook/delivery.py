@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from yarl import URL
 
 from sytq import AsyncContext, Fail, Retry, clock
-from sytq.errors import OutboundRefused
+from sytq.errors import CertificateUnusable, OutboundRefused, ProxyFailed
 from sytq.http.guard import parse_url
 from sytq.http.headers import MANAGED_HEADERS
 from sytq.http.timing import Timing
@@ -31,9 +31,6 @@ async def deliver(ctx: AsyncContext, payload: Webhook, *, announces: bool = Fals
     A request that announces an end names itself (`webhook-id`, `webhook-timestamp`) also without a secret to sign with.
     """
     import aiohttp
-
-    from sytq.http.proxies import ProxyFailed
-    from sytq.http.sessions import CertificateUnusable
 
     if payload.ordering_key is not None:
         await ctx.turn()
@@ -99,14 +96,14 @@ def outgoing_headers(payload: Webhook, body: bytes, secrets: Sequence[str], mess
     """The caller's headers without reserved ones, a Content-Type, and the signature if there are secrets."""
     ours = MANAGED_HEADERS | signing.HEADERS if secrets else MANAGED_HEADERS
     headers = {name: value for name, value in payload.headers.items() if name.lower() not in ours}
-    if body and not any(name.lower() == "content-type" for name in headers):
-        headers["Content-Type"] = "application/json" if _is_json(body) else "text/plain; charset=utf-8"
+    if body and not (headers and any(name.lower() == "content-type" for name in headers)):
+        headers["Content-Type"] = "application/json" if _is_json(payload.body) else "text/plain; charset=utf-8"
     if secrets:
         headers.update(signing.sign(secrets, message_id, int(clock.now()), body))
     return headers
 
 
-def _is_json(body: bytes) -> bool:
+def _is_json(body: str) -> bool:
     try:
         json.loads(body)
     except (ValueError, RecursionError):

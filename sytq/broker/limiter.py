@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sytq.config.limiters import LimiterSettings
 
 PermitOutcome = Literal["ok", "overloaded", "failed", "ignored"]
+_OUTCOMES = get_args(PermitOutcome)
 
 #: The id of the permit that a fetch grants, as in _admit.lua.
 _FETCHED = "0"
@@ -76,12 +77,17 @@ class Limiter:
         if self.window <= 0:
             raise ValueError(f"Limiter {self.name}: window must be above 0 s, not {self.window}")
 
+    @functools.cached_property
+    def limits(self) -> str:
+        """What the scripts read of it, as JSON."""
+        return settings_of(self)
+
 
 class Permit:
     """Leave to use what all its limiters guard; made by `ctx.acquire`."""
 
     def __init__(self, task_id: str, token: int, created_ms: int, limiters: Iterable[Limiter], cost: int) -> None:
-        self.limits = {limiter.name: settings_of(limiter) for limiter in limiters}  # name -> limits, as JSON
+        self.limits = {limiter.name: limiter.limits for limiter in limiters}  # name -> limits, as JSON
         if len(self.limits) > MAX_LIMITERS:
             raise ValueError(f"a permit has at most {MAX_LIMITERS} limiters, not {len(self.limits)}")
         self.task_id = task_id
@@ -117,9 +123,11 @@ class Permit:
         """The permit that the task was fetched with, if that is as good as this one; else this one in its place."""
         if fetched is None or not fetched.unused:
             return self
-        limits_cost = any('"units":0,' not in settings for settings in self.limits.values())
-        asked_for = {name: limits for name, limits in fetched.limits.items() if not name.startswith("type:")}
-        if asked_for != self.limits or (limits_cost and self.cost > fetched.reserved):
+        same = fetched.limits == self.limits or self.limits == {
+            name: limits for name, limits in fetched.limits.items() if not name.startswith("type:")
+        }
+        costs_more = self.cost > fetched.reserved and any('"units":0,' not in each for each in self.limits.values())
+        if not same or costs_more:
             self.replaces = True
             return self
         fetched.outcome, fetched.cost = "ignored", self.cost
@@ -138,8 +146,8 @@ class Permit:
         nothing about the other side; also without a report). The breaker counts the first three, the second and third
         as failures; the adaptive limit rises by the first and falls by the second.
         """
-        if outcome not in get_args(PermitOutcome):
-            raise ValueError(f"report: '{outcome}' is not valid; valid: {', '.join(get_args(PermitOutcome))}")
+        if outcome not in _OUTCOMES:
+            raise ValueError(f"report: '{outcome}' is not valid; valid: {', '.join(_OUTCOMES)}")
         self.outcome = outcome
         if cost is not None:
             self.cost = max(0, cost)

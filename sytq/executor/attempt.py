@@ -74,12 +74,16 @@ class Attempt(OldContextMethods):
         self.idempotency_key = delivery.id
         self.request_id = delivery.request_id  # of the submitting request, for calls in its name
         self.traceparent = delivery.traceparent
-        self.created_at = dt.datetime.fromtimestamp(delivery.created_ms / 1000, dt.UTC)
         self.timeout = declared.timeout
         self.config = declared.config
         self.settings = services.settings
         self.operator = services.operator  # changes other tasks
         self.history = services.history  # finds other tasks
+
+    @cached_property
+    def created_at(self) -> dt.datetime:
+        """When the task was accepted."""
+        return dt.datetime.fromtimestamp(self._delivery.created_ms / 1000, dt.UTC)
 
     @cached_property
     def log(self) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from sytq.broker.delivery import Delivery
@@ -29,31 +30,26 @@ class Runner:
 
     def runner(self, declared: TaskType) -> Callable[[Delivery], Coroutine[Any, Any, None]]:
         """Return the coroutine function that runs one delivery of a type."""
-        call = self._await if declared.is_async else self._call_on_a_thread
+        return partial(self._await if declared.is_async else self._call_on_a_thread, declared)
 
-        async def run(delivery: Delivery) -> None:
-            async with Deadline(declared.timeout) as deadline:
-                await call(declared, delivery, deadline)
+    async def _await(self, declared: TaskType, delivery: Delivery) -> None:
+        with Deadline(declared.timeout) as deadline:
+            deadline.begin()
+            deadline.arm()
+            with self._hooks.around(delivery):
+                context = AsyncContext(self._services, declared, delivery, deadline)
+                payload = declared.parse(delivery.payload, delivery.version)
+                async with contextlib.AsyncExitStack() as around:
+                    for middleware in declared.middleware:
+                        entered = middleware(context, payload)
+                        if isinstance(entered, contextlib.AbstractAsyncContextManager):
+                            await around.enter_async_context(entered)
+                        else:
+                            around.enter_context(entered)
+                    delivery.result = await declared.function(context, payload)
 
-        return run
-
-    async def _await(self, declared: TaskType, delivery: Delivery, deadline: Deadline) -> None:
-        deadline.begin()
-        deadline.arm()
-        with self._hooks.around(delivery):
-            context = AsyncContext(self._services, declared, delivery, deadline)
-            payload = declared.parse(delivery.payload, delivery.version)
-            async with contextlib.AsyncExitStack() as around:
-                for middleware in declared.middleware:
-                    entered = middleware(context, payload)
-                    if isinstance(entered, contextlib.AbstractAsyncContextManager):
-                        await around.enter_async_context(entered)
-                    else:
-                        around.enter_context(entered)
-                delivery.result = await declared.function(context, payload)
-
-    async def _call_on_a_thread(self, declared: TaskType, delivery: Delivery, deadline: Deadline) -> None:
-        portal = Portal(asyncio.get_running_loop())
+    async def _call_on_a_thread(self, declared: TaskType, delivery: Delivery) -> None:
+        portal, deadline = Portal(asyncio.get_running_loop()), Deadline(declared.timeout)
         awaited = AsyncContext(self._services, declared, delivery, deadline, portal)
 
         def call() -> None:
@@ -68,4 +64,5 @@ class Runner:
                         around.enter_context(middleware(context, payload))
                 delivery.result = declared.function(context, payload)
 
-        await self._threads.run(Call(delivery, deadline, portal, call))
+        with deadline:
+            await self._threads.run(Call(delivery, deadline, portal, call))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from multidict import CIMultiDict
 from yarl import URL
 
-from sytq.errors import InvalidInput
+from sytq.errors import InvalidInput, ProxyFailed
 from sytq.http.guard import Guard, as_given
 from sytq.http.head import first_line, read_head, receiving
 from sytq.http.headers import MANAGED_HEADERS, TOKEN, check_headers
@@ -259,8 +259,6 @@ class Client:
         except aiohttp.ClientError as error:
             timing = current.get()
             if "proxy" in options and not (timing and timing.connected) and _of_the_proxy(error):
-                from sytq.http.proxies import ProxyFailed
-
                 raise ProxyFailed("the outbound proxy cannot be used") from error
             raise
 

@@ -9,15 +9,12 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
 from sytq.config.urls import PROXY_FORM, check_proxy_url
+from sytq.errors import ProxyFailed
 
 _PORTS = {"http": 80, "https": 443}
 _SEPARATOR = re.compile(r"[,\s]+")
 #: A name with all below it, or an address; perhaps with a port.
 _ENTRY = re.compile(r"(?:\*?\.)?(?P<host>\[[0-9a-f:.]+\]|[^\[\]:]+|[0-9a-f:.]+)(?::(?P<port>[0-9]+))?")
-
-
-class ProxyFailed(Exception):
-    """The configured proxy cannot be used; the target is not at fault."""
 
 
 def environment_proxy(url: str) -> str | None:

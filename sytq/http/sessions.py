@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from sytq.config.urls import ENVIRONMENT
+from sytq.errors import CertificateUnusable
 from sytq.http.guard import Guard
 from sytq.http.protocol import Connector
 from sytq.http.proxies import environment_proxy
@@ -33,10 +34,6 @@ class UnknownHost(aiohttp.ClientConnectionError):
 
 class NotHttp(aiohttp.ClientError):
     """The peer answered, but not with HTTP."""
-
-
-class CertificateUnusable(Exception):
-    """The client certificate or its key cannot be loaded; the message names the file."""
 
 
 class Sessions:

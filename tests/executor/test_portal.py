@@ -43,7 +43,7 @@ class Pool:
 
         async def attempt() -> None:
             self.task = asyncio.current_task()
-            async with Deadline(seconds) as deadline:
+            with Deadline(seconds) as deadline:
 
                 def call() -> None:
                     deadline.begin()

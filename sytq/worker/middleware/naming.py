@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dramatiq import Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
-from structlog.contextvars import bind_contextvars, unbind_contextvars
+from structlog.contextvars import bind_contextvars
 
 from sytq.broker.delivery import Delivery
 
 
 class Naming(Middleware):
-    """Must run first at a start and last at an end."""
+    """Must run first at a start. An attempt is an asyncio task, with whose context the fields end."""
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         assert isinstance(message, Delivery)
         bind_contextvars(task_id=message.id, type=message.type, attempt=message.attempts)
         if message.request_id:
             bind_contextvars(request_id=message.request_id)
-
-    def after_process_message(self, broker: Broker, message: MessageProxy, **ended: Any) -> None:
-        unbind_contextvars("task_id", "type", "attempt", "request_id")
-
-    after_skip_message = after_process_message
