@@ -22,10 +22,12 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import redis
 import requests
 from aiohttp import ClientSession, TCPConnector, web
 from sytq_plugins.llm.row import ValuationRecord
 
+from bench.run import cpu_seconds
 from sytq import config
 from sytq.embedded import EmbeddedServer
 from sytq.runtime import Runtime, build
@@ -96,6 +98,7 @@ class Run:
         folder.mkdir()
         self._redis = EmbeddedServer(folder / "redis")
         self._redis.start()
+        self._servers = redis.Redis.from_url(self._redis.url).info("server")["process_id"], mysql.pid
         port = free_port()
         command = [sys.executable, "-m", "bench.llm", "--serve", str(port), "--bears", str(bears)]
         self._provider = subprocess.Popen(command)
@@ -154,13 +157,9 @@ class Run:
             total += next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{field}:"))
         return total
 
-    def cpu(self) -> float:
-        """Seconds that the worker processes have worked."""
-        total = 0
-        for pid in _children(self._workers.pid):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-        return total / os.sysconf("SC_CLK_TCK")
+    def cpu(self) -> list[float]:
+        """Seconds that the workers, Redis and MariaDB have worked."""
+        return cpu_seconds(self._workers.pid, self._servers)
 
     def close(self) -> None:
         for process in (self._workers, self._provider):
@@ -222,13 +221,14 @@ def _full_speed(folder: Path, mysql: MySQLServer, rows: int) -> None:
     try:
         before, worked = run.memory("VmRSS"), run.cpu()
         seconds = run.valuate(rows)
-        counts, worked = run.counts(), run.cpu() - worked
+        counts, used = run.counts(), zip(worked, run.cpu(), strict=True)
         bare = _bare(run.address, rows)
         grown = (run.memory("VmHWM") - before) / counts["peak"]
         print(f"{rows} valuations, each {SECONDS:g} s at the provider, two worker processes, rows in MariaDB")
         print(f"  {seconds:.1f} s in all, two bare loops {bare:.1f} ({seconds / bare:.1f} times), at most ", end="")
         print(f"{counts['peak']} calls in flight")
-        print(f"  for each: {grown:.0f} KiB in flight, {worked / rows * 1000:.1f} ms of the workers' CPU")
+        cpu = ", ".join(f"{(after - before) / rows * 1000:.2f}" for before, after in used)
+        print(f"  for each: {grown:.0f} KiB in flight, ms of CPU of workers, Redis and MariaDB: {cpu}")
     finally:
         run.close()
 
