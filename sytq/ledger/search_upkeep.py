@@ -29,7 +29,8 @@ _STEP, _AGAIN = dt.timedelta(seconds=5), dt.timedelta(seconds=1)
 _DECLARED_EVERY, _OBSOLETE = dt.timedelta(minutes=1), dt.timedelta(hours=1)
 _ORDER = Task.created_at.desc(), Task.id.desc()
 _EXACT = Task.created_at.cast("CHAR")
-_LONG_OWNER: Any = fn.COALESCE(fn.LENGTH(Task.owner), 0) > MAX_VALUE  # bytes in MySQL, characters in SQLite
+#: Tasks whose only entry is the owner's (bytes in MySQL, characters in SQLite), as long as no field is declared.
+_OWNER_ALONE: Any = Task.metadata.is_null() & (fn.COALESCE(fn.LENGTH(Task.owner), 0) <= MAX_VALUE)
 
 
 def begin_anew(database: peewee.Database) -> None:
@@ -48,7 +49,7 @@ class SearchUpkeep:
         same = "sytq_search.name"
         self._keep = f"ON DUPLICATE KEY UPDATE {same} = {same}" if self._mysql else "ON CONFLICT DO NOTHING"
         self._search = Search(database)
-        # Where `index_new` goes on, if not at the head; whether its round began there, and when the last one did that.
+        # Where `index_new` goes on, if not at the head; whether its round began there, and when the latest did that.
         self._begin, self._whole, self._round = "", True, dt.datetime.min
         self._verified: Place | None = None
         self._swept = ""
@@ -82,8 +83,12 @@ class SearchUpkeep:
         """Index the next tasks that were created since the head; return whether more are there.
 
         A round goes on where the last one ended, or a moment before; each _STEP one begins at the head, and moves it.
+        It ends once it has read what was there when it began, as there may always be more: the next one begins at the
+        head, and finds what was committed meanwhile.
         """
         now = self._search.now()
+        if self._whole and not self._begin:
+            self._round = now
 
         def find() -> tuple[str, str | None] | None:
             head = coverage().head
@@ -99,20 +104,19 @@ class SearchUpkeep:
         where = Task.created_at > bound(max(head, self._begin))
         if end is not None:
             where &= Task.created_at <= bound(end)
-        committed = _text(now - _COMMITTED)
+        committed = _text(self._round - _COMMITTED)
         reached = committed if end is None else min(end, committed)
         move = None
         if self._whole and reached > head:
             here = SearchProgress.name == HEAD, SearchProgress.moment == head
             move = SearchProgress.update(moment=reached).where(*here).execute
         self._add(where, None, move)
-        if end is not None:
+        if end is None or end >= _text(self._round):
+            self._whole = abs(now - self._round) >= _STEP  # the clock may have been set back
+            self._begin = "" if self._whole else end or _text(now - _AGAIN)
+        else:
             self._begin = end
-            return True
-        self._round = now if self._whole else self._round
-        self._whole = now >= self._round + _STEP
-        self._begin = "" if self._whole else _text(now - _AGAIN)
-        return False
+        return end is not None
 
     def fill(self, most: int) -> bool:
         """Index the next older tasks for the names that they have no entries of; return whether there were any."""
@@ -197,14 +201,15 @@ class SearchUpkeep:
     def _add(self, where: Any, names: Collection[str] | None, also: Callable[[], object] | None = None) -> None:
         """Write the entries of tasks, of these names or of all, and what `also` writes, in one transaction.
 
-        The owner's, which most tasks have alone, the database makes of its rows itself.
+        The owner's, which most tasks have alone, the database makes of its rows itself. A task that is committed
+        between the two statements has all of its entries or none: it counts as indexed once it has one.
         """
         names, entries = read(self._database, lambda: self._entries(where, names))
 
         def work() -> None:
-            if OWNER in names:
+            if OWNER in names and not _fields(names):
                 its: Any = (peewee.Value(OWNER), fn.COALESCE(Task.owner, ""), Task.created_at, Task.id)
-                sql, values = Task.select(*its).where(where, ~_LONG_OWNER).sql()
+                sql, values = Task.select(*its).where(where, _OWNER_ALONE).sql()
                 into = "INSERT INTO sytq_search (name, value, moment, task_id)"
                 self._database.execute_sql(f"{into} {sql} {self._keep}", values)  # type: ignore[no-untyped-call]
             if entries:
@@ -219,17 +224,17 @@ class SearchUpkeep:
         """The names of the entries, and those that the database cannot make."""
         if names is None:
             names = coverage().filled
-        fields = sorted(name for name in names if name.startswith("payload."))
+        fields = _fields(names)
         asked: list[Any] = []
         for name in fields:
             for part in json_value(Task.payload, name.split(".")[1:], self._mysql):
                 asked.append(peewee.Case(None, [(fn.JSON_VALID(Task.payload), part)]))
         query: Any = Task.select(Task.id, _EXACT, Task.owner, Task.metadata, *asked).where(where)
         if not fields:
-            query = query.where(Task.metadata.is_null(False) | _LONG_OWNER)
+            query = query.where(~_OWNER_ALONE)
         found: list[tuple[str, ...]] = []
         for task_id, moment, owner, metadata, *values in query.tuples():
-            its = {OWNER: kept(owner)} if OWNER in names and len((owner or "").encode()) > MAX_VALUE else {}
+            its = {OWNER: kept(owner or "")} if OWNER in names else {}
             if METADATA in names:
                 its |= metadata_entries(metadata)
             for name, kind, text in zip(fields, values[::2], values[1::2], strict=True):
@@ -237,6 +242,11 @@ class SearchUpkeep:
                     its[name] = value
             found += [(name, value, moment, task_id) for name, value in its.items()]
         return names, found
+
+
+def _fields(names: Collection[str]) -> list[str]:
+    """The declared fields among the names of entries."""
+    return sorted(name for name in names if name.startswith("payload."))
 
 
 def _places(query: Any) -> list[Place]:

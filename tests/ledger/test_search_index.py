@@ -234,6 +234,46 @@ def test_a_round_goes_on_where_the_last_one_ended_and_misses_no_late_commit(
     assert head == _text(moment - dt.timedelta(seconds=10))
 
 
+@pytest.mark.parametrize("fields", [(), FIELDS])
+def test_a_task_committed_while_entries_are_made_has_all_of_its_own_or_none(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch, fields: tuple[str, ...]
+) -> None:
+    """The entries are read by one statement and the owners' by another: a commit may come between the two."""
+    upkeep, look = SearchUpkeep(database), Search(database)
+    keep(upkeep, fields)
+    read = upkeep._entries
+
+    def late(*of: Any) -> Any:
+        found = read(*of)
+        add(database, {"owner": "shop", "metadata": '{"k": "v"}', "payload": '{"a": "v"}'})
+        return found
+
+    monkeypatch.setattr(upkeep, "_entries", late)
+    upkeep.index_new(500)
+    for query in "owner:shop", "metadata.k:v", "payload.a:v":
+        assert look.count(parse(query), seconds=60) == Count(1), query
+
+
+def test_a_round_that_lasts_long_passes_no_late_commit(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upkeep, moment = SearchUpkeep(database), Search(database).now()
+    monkeypatch.setattr(Search, "now", lambda _: moment)
+    keep(upkeep, ())
+    for second in range(60):  # there are always more
+        moment += dt.timedelta(seconds=1)
+        for _ in range(2):
+            add(database, {"created_at": moment - dt.timedelta(seconds=0.5)})
+        if second == 20:
+            late = add(database, {"created_at": moment - dt.timedelta(seconds=3)})
+        upkeep.index_new(2)
+    while upkeep.index_new(2):
+        pass
+    assert SearchEntry.select().where(SearchEntry.task_id == late).count() == 1
+    head = SearchProgress.get(SearchProgress.name == "").moment
+    assert head >= _text(moment - dt.timedelta(seconds=30)), "it moves all the same"
+
+
 def test_a_task_committed_late_with_an_earlier_time_is_found_after_a_look(database: peewee.Database) -> None:
     upkeep, look = SearchUpkeep(database), Search(database)
     keep(upkeep)
