@@ -45,4 +45,4 @@ def _clean(text: str, secrets: list[str], most: int) -> str:
     for secret in secrets:
         text = text.replace(secret, MASK)
     text = without_query(text)[:most]
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

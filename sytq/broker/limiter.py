@@ -86,7 +86,9 @@ class Limiter:
 class Permit:
     """Leave to use what all its limiters guard; made by `ctx.acquire`."""
 
-    def __init__(self, task_id: str, token: int, created_ms: int, limiters: Iterable[Limiter], cost: int) -> None:
+    def __init__(
+        self, task_id: str, token: int, created_ms: int, limiters: Iterable[Limiter], cost: int, id: str = ""
+    ) -> None:
         self.limits = {limiter.name: limiter.limits for limiter in limiters}  # name -> limits, as JSON
         if len(self.limits) > MAX_LIMITERS:
             raise ValueError(f"a permit has at most {MAX_LIMITERS} limiters, not {len(self.limits)}")
@@ -95,7 +97,7 @@ class Permit:
         self.created = f"{created_ms:013d}"
         self.reserved = self.cost = max(0, cost)
         self.outcome: PermitOutcome | Literal["unused"] = "ignored"
-        self.id = os.urandom(6).hex()
+        self.id = id or os.urandom(6).hex()
         self.in_place_ms = 0  # the longest wait for it that the attempt itself stays for; 0 once it is longer
         self.replaces = False  # what the task was fetched with, of which it has made no use
         self.refused_by = ""  # the limiter in whose wait queue the task is
@@ -109,9 +111,8 @@ class Permit:
         cls, task_id: str, token: int, created_ms: int, limits: dict[str, str], acquired_ms: int, cost: int
     ) -> Permit:
         """The permit that a task was fetched with; the acknowledgement releases it."""
-        permit = cls(task_id, token, created_ms, (), cost)
-        permit.limits, permit.acquired_ms = limits, acquired_ms
-        permit.id, permit.outcome = _FETCHED, "unused"
+        permit = cls(task_id, token, created_ms, (), cost, _FETCHED)
+        permit.limits, permit.acquired_ms, permit.outcome = limits, acquired_ms, "unused"
         return permit
 
     @property

@@ -137,6 +137,7 @@ class Acks:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         answers = self._redis.call("ack", names, args)
         log_changes(answers[len(batch) :])
+        ends = []
         for run, done in zip(batch, answers[: len(batch)], strict=True):
             if run.permit is not None:
                 self._limiters.released(run.permit)
@@ -146,13 +147,15 @@ class Acks:
                 write(f"outcome {said} belongs to another attempt", task_id=run.id, token=run.token)
             if done and run.outcome and run.outcome.kind in _ENDS:
                 run.acked = True
-                self._keep(run, _DELIVERY_BYTES + 2 * len(run.body) + 2 * len(run.outcome.result or ""))
+                ends.append((run, _DELIVERY_BYTES + 2 * len(run.body) + 2 * len(run.outcome.result or "")))
+        self._keep(ends)
         self._acked(batch)
 
-    def _keep(self, run: Delivery, size: int) -> None:
+    def _keep(self, ends: Sequence[tuple[Delivery, int]]) -> None:
+        now = time.monotonic()
         with self._lock:
-            self._taken.append((time.monotonic(), size, run))
-            self._taken_bytes += size
+            self._taken.extend((now, size, run) for run, size in ends)
+            self._taken_bytes += sum(size for _, size in ends)
             self._forget(lambda _: self._taken_bytes > _KEPT_BYTES)
 
     def _forget(self, obsolete: Callable[[float], bool]) -> None:

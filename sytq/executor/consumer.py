@@ -38,7 +38,7 @@ _MAX_TASKS = 100
 #: Seconds until a task of a type unknown to this worker (a rolling deploy) is tried again.
 _UNKNOWN_DELAY = 5.0
 #: The types of the optional options of a message.
-_OPTIONS = {"request_id": str, "traceparent": str, "retry_delay": int | float}
+_OPTIONS = {"request_id": str | None, "traceparent": str | None, "retry_delay": int | float | None}
 
 
 class StreamConsumer(Consumer):
@@ -208,7 +208,7 @@ def _decode(body: bytes, queue: str) -> Message[Any]:
     try:
         message: Message[Any] = Message.decode(body)
         words = isinstance(message.message_id, str) and isinstance(message.actor_name, str)
-        known = all(isinstance(message.options.get(name), kind | None) for name, kind in _OPTIONS.items())
+        known = all(isinstance(message.options.get(name), kind) for name, kind in _OPTIONS.items())
         if words and known and isinstance(message.message_timestamp, int) and len(message.args) == 1:
             return message
     except (DecodeError, TypeError, AttributeError):

@@ -160,7 +160,7 @@ class Client:
                 timing.total = time.monotonic() - started
                 if response is not None:
                     response.close()  # a body read to its end has already released its connection
-        charset = ((response and response.charset) or "utf-8").lower()
+        charset = ((content and response and response.charset) or "utf-8").lower()
         return Answer(
             status_code=head[0],
             headers=head[1],

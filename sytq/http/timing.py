@@ -32,8 +32,8 @@ class Timing:
 
     def milliseconds(self) -> dict[str, float]:
         """Return the parts that happened, to a tenth."""
-        parts = ("dns", "connect", "first_byte", "total")
-        return {part: round(value * 1000, 1) for part in parts if (value := getattr(self, part)) is not None}
+        parts = {"dns": self.dns, "connect": self.connect, "first_byte": self.first_byte, "total": self.total}
+        return {part: round(seconds * 1000, 1) for part, seconds in parts.items() if seconds is not None}
 
 
 #: The timing of the current call of this asyncio task.
