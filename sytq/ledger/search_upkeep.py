@@ -7,7 +7,7 @@ step may run twice, and beside a step of another process. Every method raises Da
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import peewee
@@ -29,7 +29,7 @@ _STEP, _AGAIN = dt.timedelta(seconds=5), dt.timedelta(seconds=1)
 _DECLARED_EVERY, _OBSOLETE = dt.timedelta(minutes=1), dt.timedelta(hours=1)
 _ORDER = Task.created_at.desc(), Task.id.desc()
 _EXACT = Task.created_at.cast("CHAR")
-#: Tasks whose only entry is the owner's (bytes in MySQL, characters in SQLite), as long as no field is declared.
+#: Tasks whose only entry is the owner's (bytes in MySQL, characters in SQLite), but for those of declared fields.
 _OWNER_ALONE: Any = Task.metadata.is_null() & (fn.COALESCE(fn.LENGTH(Task.owner), 0) <= MAX_VALUE)
 
 
@@ -204,12 +204,18 @@ class SearchUpkeep:
         The owner's, which most tasks have alone, the database makes of its rows itself. A task that is committed
         between the two statements has all of its entries or none: it counts as indexed once it has one.
         """
-        names, entries = read(self._database, lambda: self._entries(where, names))
+        if names is None:
+            names = read(self._database, coverage).filled
+        fields = {name: self._value(name) for name in sorted(names) if name.startswith("payload.")}
+        alone = _OWNER_ALONE
+        for kind, _ in fields.values():
+            alone &= kind.is_null()
+        entries = read(self._database, lambda: self._entries(where & ~alone, names, fields))
 
         def work() -> None:
-            if OWNER in names and not _fields(names):
+            if OWNER in names:
                 its: Any = (peewee.Value(OWNER), fn.COALESCE(Task.owner, ""), Task.created_at, Task.id)
-                sql, values = Task.select(*its).where(where, _OWNER_ALONE).sql()
+                sql, values = Task.select(*its).where(where, alone).sql()
                 into = "INSERT INTO sytq_search (name, value, moment, task_id)"
                 self._database.execute_sql(f"{into} {sql} {self._keep}", values)  # type: ignore[no-untyped-call]
             if entries:
@@ -220,18 +226,17 @@ class SearchUpkeep:
 
         transact(self._database, work)
 
-    def _entries(self, where: Any, names: Collection[str] | None) -> tuple[Collection[str], list[tuple[str, ...]]]:
-        """The names of the entries, and those that the database cannot make."""
-        if names is None:
-            names = coverage().filled
-        fields = _fields(names)
-        asked: list[Any] = []
-        for name in fields:
-            for part in json_value(Task.payload, name.split(".")[1:], self._mysql):
-                asked.append(peewee.Case(None, [(fn.JSON_VALID(Task.payload), part)]))
+    def _value(self, name: str) -> tuple[Any, Any]:
+        """The kind and the text of a declared field; its kind is NULL in a payload without it."""
+        kind, text = json_value(Task.payload, name.split(".")[1:], self._mysql)
+        is_json = fn.JSON_VALID(Task.payload)
+        return peewee.Case(None, [(is_json, kind)]), peewee.Case(None, [(is_json, text)])
+
+    def _entries(
+        self, where: Any, names: Collection[str], fields: Mapping[str, tuple[Any, Any]]
+    ) -> list[tuple[str, ...]]:
+        asked = [part for parts in fields.values() for part in parts]
         query: Any = Task.select(Task.id, _EXACT, Task.owner, Task.metadata, *asked).where(where)
-        if not fields:
-            query = query.where(~_OWNER_ALONE)
         found: list[tuple[str, ...]] = []
         for task_id, moment, owner, metadata, *values in query.tuples():
             its = {OWNER: kept(owner or "")} if OWNER in names else {}
@@ -241,12 +246,7 @@ class SearchUpkeep:
                 if (value := stored(kind, text)) is not None:
                     its[name] = value
             found += [(name, value, moment, task_id) for name, value in its.items()]
-        return names, found
-
-
-def _fields(names: Collection[str]) -> list[str]:
-    """The declared fields among the names of entries."""
-    return sorted(name for name in names if name.startswith("payload."))
+        return found
 
 
 def _places(query: Any) -> list[Place]:
