@@ -75,7 +75,7 @@ class EventLoop(threading.Thread):
     def _cancel(self, task_id: str) -> None:
         for task, delivery in self._running.items():
             if delivery.id == task_id:
-                task.cancel()
+                self.loop.call_soon(task.cancel)  # behind its first step: before it, it would end without an outcome
 
     async def _run(self, delivery: Delivery) -> None:
         try:
@@ -99,7 +99,7 @@ class EventLoop(threading.Thread):
             await asyncio.wait(set(self._running), timeout=max(timeout, 0.01))
         for task, delivery in list(self._running.items()):
             delivery.returned = "the worker is stopping"
-            task.cancel()
+            self.loop.call_soon(task.cancel)  # as in `_cancel`
         if self._running:
             await asyncio.wait(set(self._running), timeout=5)
         for task in self._running:

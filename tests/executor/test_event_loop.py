@@ -1,0 +1,47 @@
+"""A delivery that is cancelled as soon as it was submitted has an end, as every other."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from dramatiq import Message
+
+from sytq.broker.delivery import Delivery
+from sytq.executor.event_loop import EventLoop
+from tests.servers import poll
+
+
+async def sleeps(_: Delivery) -> None:
+    await asyncio.sleep(3600)
+
+
+@pytest.fixture
+def ended() -> list[Delivery]:
+    return []
+
+
+@pytest.fixture
+def event_loop(ended: list[Delivery]) -> Iterator[EventLoop]:
+    broker: Any = SimpleNamespace(actors={"default": SimpleNamespace(options={"runner": sleeps})})
+    hooks: Any = SimpleNamespace(around=lambda _: nullcontext())
+    made = EventLoop(broker, hooks, threading.Event(), ended.append)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_a_delivery_that_is_cancelled_before_its_first_step_ends(event_loop: EventLoop, ended: list[Delivery]) -> None:
+    message = Message[Any]("default", "default", ({},), {}, {}, message_id="a")
+    delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=1, max_attempts=5, token=1)
+    busy = threading.Event()
+    event_loop.loop.call_soon_threadsafe(busy.wait)  # so that both are done in one turn
+    event_loop.submit([delivery])
+    event_loop.cancel(delivery)
+    busy.set()
+    poll(lambda: ended == [delivery], message="it has ended")
