@@ -49,13 +49,7 @@ class Asking:
 
     async def ask(self, place: Place, node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any]) -> Answered:
         """The answer to the question of the node that has begun. Raises Retry or Fail, according to the policy."""
-        try:
-            return await self._ask(place, node, self._question or messages(node, row, outputs))
-        except Exception:
-            await self._calls.withdraw()
-            raise
-
-    async def _ask(self, place: Place, node: Node, question: Sequence[Message]) -> Answered:
+        question = self._question or messages(node, row, outputs)
         failures: list[Failure] = []
         targets = self._chain(node)
         paused: Target | None = None

@@ -62,13 +62,17 @@ class Attempt:
         return answers
 
     async def _answer(self, place: Place, node: Node) -> Answered:
-        return await self._ctx.step(
-            place.step,
-            partial(self._asking.ask, place, node, self._row, self._outputs),
-            also=partial(self._calls.settle_step, place.step),
-            begin=partial(self._begin, place, node),
-            end=self._end if place.number + 1 == place.of else None,
-        )
+        try:
+            return await self._ctx.step(
+                place.step,
+                partial(self._asking.ask, place, node, self._row, self._outputs),
+                also=partial(self._calls.settle_step, place.step),
+                begin=partial(self._begin, place, node),
+                end=self._end if place.number + 1 == place.of else None,
+            )
+        except Exception:
+            await self._calls.withdraw()
+            raise
 
     def _begin(self, place: Place, node: Node, tx: Transaction, runs: bool) -> None:
         """Read the row and mark it as processing, at the first node; show the node; record its call."""

@@ -119,7 +119,7 @@ class Calls:
         spend.recover(self._ctx.id, step, prices.tokens(answer["usage"]), cost)
 
     async def withdraw(self) -> None:
-        """Remove the record of a call that was not begun: no permit for it, or another provider is asked."""
+        """Remove the record of a call that was not begun: no lease or permit for it, or another provider is asked."""
         if self._begun is not None:
             call = self._begun[2]
             await self.record(lambda tx: spend.withdraw(call))

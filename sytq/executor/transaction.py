@@ -82,6 +82,8 @@ class Transaction:
     def _insert(
         self, type_name: str, payloads: Mapping[str, object], **options: Unpack[SubmissionOptions]
     ) -> list[str]:
+        if not payloads:
+            return []
         ids = {derived_id(self._parent.id, key): payload for key, payload in payloads.items()}
         # A child (or the task that existed in its place) of an earlier attempt stays, even with another payload, and
         # even if it has ended since.

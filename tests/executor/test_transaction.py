@@ -65,6 +65,12 @@ def test_an_existing_task_replaces_a_child_at_every_attempt(runtime: Runtime) ->
     assert enqueue(runtime, other, 1, a=ROW)[0] not in before  # only one parent remembers it
 
 
+def test_no_payloads_are_no_children(runtime: Runtime) -> None:
+    parent = accept(runtime, "default", {})
+    assert enqueue(runtime, parent, 1) == []
+    assert llm_tasks(runtime) == set()
+
+
 def test_an_existing_task_is_a_checkpoint_of_the_parent(runtime: Runtime) -> None:
     existing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
     enqueue(runtime, parent, 1, a=ROW)

@@ -9,6 +9,8 @@ import pymysql.connections
 import pytest
 
 from sytq import Fail, Waiting
+from sytq.errors import RedisUnavailable
+from sytq.executor.lease import Lease
 from tests.plugins.llm.desk import Desk
 from tests.plugins.llm.test_paid import assert_paid_once, breaking, signal
 from tests.provider import REPORT, Stage, answers
@@ -145,6 +147,27 @@ def test_attempt_that_is_refused_a_permit_leaves_no_record_of_a_call(desk: Desk)
     assert desk.sql("SELECT * FROM sytq_spend") == []
     assert "node-0" not in desk.steps(task_id)
     desk.runtime.limiters.resume("provider:scripted", person=True)
+    desk.run(task_id)
+    assert_paid_once(desk, task_id, 1, calls=1)
+    assert [outcome for (outcome,) in desk.sql("SELECT outcome FROM sytq_spend")] == ["ok"]
+
+
+def test_attempt_that_may_not_begin_its_call_leaves_no_record_of_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease is not known to be valid any more once its step has begun."""
+    desk.add_row()
+    task_id = desk.submit()
+
+    async def verify(_: Lease) -> None:
+        raise RedisUnavailable("the lease of this worker is not renewed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "verify", verify)
+        with pytest.raises(RedisUnavailable):
+            desk.run(task_id)
+    assert desk.sql("SELECT * FROM sytq_spend") == []
+    assert "node-0" not in desk.steps(task_id)
     desk.run(task_id)
     assert_paid_once(desk, task_id, 1, calls=1)
     assert [outcome for (outcome,) in desk.sql("SELECT outcome FROM sytq_spend")] == ["ok"]
