@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 class Batcher(Generic[T, R]):
-    """Processes items in batches, one batch at a time. Belongs to one event loop.
+    """Processes items in batches, `parallel` of them at a time. Belongs to one event loop.
 
     `process` returns a result for each item of a batch, in order. An exception among the results goes to its item
     alone, an exception that `process` raises to the whole batch. A batch is full once the sizes of its items (1 each
@@ -30,6 +30,7 @@ class Batcher(Generic[T, R]):
         max_size: float = math.inf,
         size: Callable[[T], float] = lambda item: 1,
         key: Callable[[T], Any] | None = None,
+        parallel: int = 1,
     ) -> None:
         self._process = process
         self._name = name
@@ -38,7 +39,8 @@ class Batcher(Generic[T, R]):
         self._size = size
         self._key = key
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
-        self._running: asyncio.Task[None] | None = None
+        self._parallel = parallel
+        self._running: set[asyncio.Task[None]] = set()
 
     def add(self, item: T) -> asyncio.Future[R]:
         """Return the future result of an item; cancelling it drops the item. Raises Overloaded when too many wait."""
@@ -47,8 +49,8 @@ class Batcher(Generic[T, R]):
         loop = asyncio.get_running_loop()
         result: asyncio.Future[R] = loop.create_future()
         self._waiting.append((item, result))
-        if self._running is None:
-            self._running = loop.create_task(self._run())
+        if len(self._running) < self._parallel:
+            self._running.add(loop.create_task(self._run()))
         return result
 
     def fail_waiting(self, error: Exception) -> None:
@@ -59,8 +61,8 @@ class Batcher(Generic[T, R]):
 
     async def drain(self) -> None:
         """Wait until no item is left."""
-        while self._running is not None:
-            await asyncio.wait([self._running])
+        while self._running:
+            await asyncio.wait(self._running)
 
     async def _run(self) -> None:
         try:
@@ -73,7 +75,7 @@ class Batcher(Generic[T, R]):
                 for (_, result), outcome in zip(batch, results, strict=True):
                     _answer(result, outcome)
         finally:
-            self._running = None
+            self._running -= {asyncio.current_task()}
 
     def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
         waiting = [(item, result) for item, result in self._waiting if not result.cancelled()]

@@ -32,6 +32,22 @@ def running(test: Callable[[Processed], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
+def test_so_many_batches_as_asked_for_are_processed_at_once() -> None:
+    async def test(processed: Processed) -> None:
+        batcher = Batcher(processed, name="numbers", parallel=2)
+        results = []
+        for number in range(1, 6):
+            results.append(batcher.add(number))
+            await asyncio.sleep(0)
+        assert processed.batches == [[1], [2]]
+        processed.go.set()
+        await batcher.drain()
+        assert processed.batches == [[1], [2], [3, 4, 5]]
+        assert [await result for result in results] == [2, 4, 6, 8, 10]
+
+    running(test)
+
+
 def test_items_added_during_a_batch_share_the_next_batch() -> None:
     async def test(processed: Processed) -> None:
         batcher = Batcher(processed, name="numbers", max_size=3)

@@ -299,15 +299,14 @@ class Calls:
         """Show the growth of the answer in the task's live state."""
 
         async def tell() -> None:
-            shown = 0
+            shown = None
             while True:
                 await asyncio.sleep(max(1.0, Calls._running / _TELLS))
                 if answer.chunks != shown:
                     shown = answer.chunks
-                    said = place.say(f"{target.name} answers, {shown} tokens so far")
-                    await self._ctx.progress(place.number, place.of, said)
+                    said = f"{target.name} answers, {shown} tokens so far" if shown else f"asking {target.name}"
+                    await self._ctx.progress(place.number, place.of, place.say(said))
 
-        await self._ctx.progress(place.number, place.of, place.say(f"asking {target.name}"))
         Calls._running += 1
         telling = asyncio.create_task(tell())
         try:

@@ -226,7 +226,7 @@ class AsyncContext(Attempt):
         self._go_on()
         step = Checkpoint(self._services, self._delivery, name, self.log, self._new_transaction, begin, end)
         await step.look(self._lease.ask_redis(self._services.operations.kept_result, self.id, name))
-        await self.blocking(step.begin)
+        await (step.begin() if self._portal is None else self.blocking(step.begin_now))
         await self._dispatch(step.tasks)
         if step.result is not None:
             step.value = json.loads(step.result)

@@ -16,7 +16,7 @@ from sytq.broker.limiters import Limiters
 from sytq.broker.operations import Operations
 from sytq.config import Settings
 from sytq.deprecated import OldContextMethods
-from sytq.executor.checkpoint import CheckpointThreads
+from sytq.executor.checkpoint import Checkpoints
 from sytq.executor.deadline import Deadline
 from sytq.executor.permits import PermitBatcher
 from sytq.ledger.ledger import Ledger
@@ -50,12 +50,11 @@ class Services:
     threads: Executor  # for async tasks' short blocking work
     redis_threads: Executor  # for calls of Redis: none is waited for longer than `worker.redis_timeout`
     valid_since: Callable[[], float]  # as of the heartbeat
-    checkpoint_threads: CheckpointThreads = field(default_factory=CheckpointThreads)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
     def close(self) -> None:
         """Wait for what the threads still do."""
-        own = self.checkpoint_threads
-        for threads in (self.threads, self.redis_threads, own.database, own.redis):
+        for threads in (self.threads, self.redis_threads, *self.checkpoints.threads):
             threads.shutdown()
 
 

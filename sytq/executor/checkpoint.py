@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import peewee
 
 from sytq.broker.delivery import Delivery
 from sytq.errors import Cancelled, DatabaseUnavailable, Fail, InvalidInput, Lost, RedisUnavailable, Retry
+from sytq.executor.group_commit import GroupCommit
 from sytq.ledger import refusals
 from sytq.observability.outages import DATABASE
 
@@ -31,16 +32,20 @@ if TYPE_CHECKING:
 _PAUSE, _LONGEST_PAUSE = 0.5, 4.0
 #: Seconds that the database may take before the result is kept in Redis too.
 _PROMPT = 0.5
+#: Threads that begin steps, and that write results.
+_BEGINS, _ENDS = 2, 3
 #: What says itself how the task goes on.
 _ON_PURPOSE = (DatabaseUnavailable, RedisUnavailable, InvalidInput, Fail, Retry, Cancelled)
 
 
-@dataclass(frozen=True)
-class CheckpointThreads:
-    """The threads that write the results of a process, and do nothing else that a store may hold up."""
+class Checkpoints:
+    """What the steps of a process share: transactions, on threads that do nothing else that a store may hold up."""
 
-    database: Executor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="checkpoints"))
-    redis: Executor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="kept-results"))
+    def __init__(self) -> None:
+        begins, ends = ThreadPoolExecutor(_BEGINS, "steps"), ThreadPoolExecutor(_ENDS, "checkpoints")
+        self.begins, self.ends = GroupCommit(begins, _BEGINS), GroupCommit(ends, _ENDS)
+        self.redis = ThreadPoolExecutor(2, "kept-results")
+        self.threads = begins, ends, self.redis
 
 
 class Checkpoint:
@@ -62,7 +67,7 @@ class Checkpoint:
         self._ledger, self._operations = services.ledger, services.operations
         self._transaction, self._begin = transaction, begin
         self._is_theirs = False  # while a function of the type writes
-        self._threads = services.checkpoint_threads
+        self._shared = services.checkpoints
         self._timeout = services.settings.worker.redis_timeout
         self._id, self._token = delivery.id, delivery.token
         self._name = name
@@ -83,7 +88,11 @@ class Checkpoint:
         except RedisUnavailable as error:
             self._unavailable = error
 
-    def begin(self) -> None:
+    async def begin(self) -> None:
+        """As `begin_now`, in one transaction with others."""
+        await self._shared.begins.run(self._ledger.database, self._id, self.begin_now)
+
+    def begin_now(self) -> None:
         """Begin the step, or find that it is `done`, with its `result`, in the database.
 
         Raises DatabaseUnavailable, RedisUnavailable when an earlier attempt may have left a result there, and what the
@@ -110,16 +119,17 @@ class Checkpoint:
         """
         pause, end = _PAUSE, self.end
         while not self.done:
-            writing = asyncio.get_running_loop().run_in_executor(self._threads.database, self._write, also, end)
+            write = partial(self._write, also, end)
+            writing = asyncio.ensure_future(self._shared.ends.run(self._ledger.database, self._id, write))
             await asyncio.wait((writing,), timeout=_PROMPT)
             while not writing.done():
                 kept = await self._keeping(writing)
                 await asyncio.wait((writing,), timeout=_LONGEST_PAUSE if kept else _PROMPT)
-            error = writing.result()
+            error = writing.exception()
             if error is None:
                 self.done = True
                 self.end = None if end else self.end
-            elif isinstance(error, Lost):
+            elif isinstance(error, Lost) or not isinstance(error, Exception):
                 raise error
             elif end:
                 end = None  # the result alone
@@ -129,7 +139,7 @@ class Checkpoint:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
         if self._kept:
-            dropping = asyncio.get_running_loop().run_in_executor(self._threads.redis, self._drop)
+            dropping = asyncio.get_running_loop().run_in_executor(self._shared.redis, self._drop)
             await asyncio.wait((dropping,), timeout=self._timeout)
 
     def _judge(self, error: Exception, kept: bool) -> None:
@@ -143,7 +153,7 @@ class Checkpoint:
 
     async def _keeping(self, *writing: asyncio.Future[Any]) -> bool:
         """Keep the result in Redis, unless it is written before; return whether Redis is known to have it."""
-        keeping = asyncio.get_running_loop().run_in_executor(self._threads.redis, self._keep)
+        keeping = asyncio.get_running_loop().run_in_executor(self._shared.redis, self._keep)
         await asyncio.wait((keeping, *writing), timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
         return not keeping.cancel() and keeping.result()
 
@@ -157,9 +167,7 @@ class Checkpoint:
         self._begin(transaction, not has_result)
         self.tasks, self._is_theirs = transaction.tasks, False
 
-    def _write(
-        self, also: Callable[[], None] | None, end: Callable[[Transaction, Any], None] | None
-    ) -> Exception | None:
+    def _write(self, also: Callable[[], None] | None, end: Callable[[Transaction, Any], None] | None) -> None:
         def more() -> None:
             self.tasks = ()
             if also:
@@ -170,11 +178,7 @@ class Checkpoint:
                 self.tasks = transaction.tasks
 
         assert self.result is not None
-        try:
-            self._ledger.finish_step(self._id, self._token, self._name, self.result, more)
-        except Exception as error:
-            return error
-        return None
+        self._ledger.finish_step(self._id, self._token, self._name, self.result, more)
 
     def _keep(self) -> bool:
         """Whether Redis has the result now: not while it is unavailable, nor when another attempt has the task."""

@@ -281,7 +281,8 @@ class Ledger:
                 raise Lost(f"attempt {token} of task {task_id} no longer holds it", ended=ended)
             return work()
 
-        return transact(self.database, guarded)
+        # In a transaction already where several attempts share one.
+        return guarded() if self.database.in_transaction() else transact(self.database, guarded)
 
     def begin_step(
         self,
