@@ -48,9 +48,10 @@ BATCH = b'{"tasks":[' + b",".join([b'{"type":"webhook","payload":' + TASK + b"}"
 def served(app: str, environ: dict[str, str], workers: int) -> Iterator[tuple[int, int]]:
     """gunicorn with our configuration; yields its port and process id."""
     port = free_port()
-    ours = {"SYTQ_API__PORT": str(port), "SYTQ_API__WORKERS": str(workers), "SYTQ_LOGGER__LEVEL": "warning"}
+    environ = {"SYTQ_LOGGER__LEVEL": "warning"} | environ
+    environ |= {"SYTQ_API__PORT": str(port), "SYTQ_API__WORKERS": str(workers)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "-c", "python:sytq.api.gunicorn_conf", app], env=environ | ours, cwd=REPO
+        [sys.executable, "-m", "gunicorn", "-c", "python:sytq.api.gunicorn_conf", app], env=environ, cwd=REPO
     )
     try:
         wait(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)

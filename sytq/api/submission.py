@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -119,10 +120,6 @@ class Submission:
         submitted = await (submit() if claim is None else self._idempotency.run(claim, submit))
         if submitted.repeats is not None:
             req.context.headers["Idempotent-Replayed"] = "true"
-        elif req.path.startswith(self._logged) and _STDLIB.isEnabledFor(logging.INFO):
-            for task, acceptance in zip(tasks, submitted.tasks, strict=True):
-                if not isinstance(acceptance, Refused):
-                    log.info("Task enqueued successfully", task_id=acceptance.id, type=task.type)
         return submitted.tasks
 
     async def _submit(
@@ -138,8 +135,15 @@ class Submission:
             await self._quota.tasks(req, len(tasks))
             reserved = len(tasks)
             await self._queue_depth.check(tasks)
-            can_see = req.context.caller.can_see
-            submitted = await self._batcher.submit(tasks, also, claim, can_see=can_see, all_or_none=all_or_none)
+            is_logged = req.path.startswith(self._logged) and _STDLIB.isEnabledFor(logging.INFO)
+            submitted = await self._batcher.submit(
+                tasks,
+                also,
+                claim,
+                can_see=req.context.caller.can_see,
+                all_or_none=all_or_none,
+                written=partial(_log, contextvars.copy_context(), tasks) if is_logged else None,
+            )
             refused = list(map(type, submitted.tasks)).count(Refused)
             used = 0 if submitted.repeats else reserved - refused
             return submitted
@@ -152,3 +156,11 @@ class Submission:
         finally:
             if used < reserved:
                 await self._quota.tasks(req, used - reserved)
+
+
+def _log(context: contextvars.Context, tasks: Sequence[NewTask], submitted: Submitted) -> None:
+    """Log a submission's tasks, in the context of its request, whose ids are in the lines."""
+    if submitted.repeats is None:
+        for task, acceptance in zip(tasks, submitted.tasks, strict=True):
+            if not isinstance(acceptance, Refused):
+                context.run(log.info, "Task enqueued successfully", task_id=acceptance.id, type=task.type)

@@ -23,6 +23,7 @@ from sytq.ledger.idempotency import Claim, Submitted, correct, find, reserve
 from sytq.ledger.insert import Acceptance, Accepted, Existing, NewTask, Refused
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Task
+from sytq.observability import logs
 from sytq.service.ledger_check import LedgerCheck
 from sytq.service.submission import Submitter
 
@@ -44,6 +45,7 @@ class _Submission:
     claim: Claim | None
     can_see: Callable[[str | None], bool]
     all_or_none: bool
+    written: Callable[[Submitted], None] | None
 
 
 class SubmissionBatcher:
@@ -70,15 +72,17 @@ class SubmissionBatcher:
         *,
         can_see: Callable[[str | None], bool] = lambda owner: True,
         all_or_none: bool = True,
+        written: Callable[[Submitted], None] | None = None,
     ) -> asyncio.Future[Submitted]:
         """Done once `tasks`, and what `also` writes, are committed; or with the result of an earlier claim.
 
         `also` runs in the batch's transaction, on another thread and perhaps several times. `can_see(owner)` says
         whether the caller may see an owner's tasks: a task whose unique key belongs to an invisible task is Refused.
+        `written` gets the result before the caller does, and may log: the lines of a batch are written together.
         Raises Taken where that refuses the whole submission, Overloaded, DatabaseUnavailable and the database's errors
         about these tasks (never about another submission's).
         """
-        return self._batcher.add(_Submission(tasks, also, claim, can_see, all_or_none))
+        return self._batcher.add(_Submission(tasks, also, claim, can_see, all_or_none, written))
 
     async def earlier(self, claim: Claim) -> Submitted | None:
         """Return the result of an earlier request with the same Idempotency-Key. Raises DatabaseUnavailable."""
@@ -105,6 +109,10 @@ class SubmissionBatcher:
             results = await loop.run_in_executor(self._writer, self._write, batch)
         finally:
             self._since = None
+        with logs.together():
+            for submission, result in zip(batch, results, strict=True):
+                if submission.written is not None and isinstance(result, Submitted):
+                    submission.written(result)
         if new := list(_dispatchable(batch, results)):
             with suppress(Overloaded):
                 self._dispatches.add(new)

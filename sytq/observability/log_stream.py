@@ -10,6 +10,8 @@ import logging
 import select
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sytq.observability.metrics import Counter
@@ -31,6 +33,7 @@ class LogStream:
         self._stream = stream
         self._waiting: deque[str] = deque()
         self._dropped = 0
+        self._held = 0
         self._lock = threading.RLock()
         self._writable: select.poll | None = None
         try:
@@ -56,6 +59,18 @@ class LogStream:
             log.warning("%d log lines were dropped: nobody read standard error", reported)
         return len(text)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write the lines of the block at its end, several at once: each write may cost a turn of the interpreter."""
+        with self._lock:
+            self._held += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held -= 1
+                self._drain()
+
     def flush(self) -> None:
         """Nothing is held back: what could be written, was."""
 
@@ -66,6 +81,9 @@ class LogStream:
         return int(self._stream.fileno())
 
     def _drain(self) -> None:
-        while self._waiting and (self._writable is None or self._writable.poll(0)):
-            self._stream.write(self._waiting.popleft())
+        while self._waiting and not self._held and (self._writable is None or self._writable.poll(0)):
+            text = self._waiting.popleft()
+            while self._waiting and len(text) + len(self._waiting[0]) <= _CHUNK and (text + self._waiting[0]).isascii():
+                text += self._waiting.popleft()
+            self._stream.write(text)
             self._stream.flush()

@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, Literal, NoReturn
 
@@ -47,6 +48,12 @@ _with_extra = structlog.stdlib.ExtraAdder()
 def identify(**fields: str) -> None:
     """Add these fields to every later line of this process."""
     _identity.update({name: masked(name, value) for name, value in fields.items()})
+
+
+def together() -> AbstractContextManager[None]:
+    """Write the lines of the block at its end, for loops that log."""
+    streams = [getattr(handler, "stream", None) for handler in logging.getLogger().handlers]
+    return next((stream.together() for stream in streams if isinstance(stream, LogStream)), nullcontext())
 
 
 def configure(level: str, format: Literal["json", "console"] | str, process: str, fields: Collection[str] = ()) -> None:

@@ -57,6 +57,33 @@ def on(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
     made.close()
 
 
+def test_lines_written_together_are_whole_and_in_order_whoever_writes_in_between() -> None:
+    written: list[str] = []
+
+    class Stream:
+        def write(self, text: str) -> None:
+            written.append(text)
+
+        def flush(self) -> None:
+            pass
+
+    stream = LogStream(Stream())
+    lines = [f"{number} {chr(252) if number % 7 == 0 else 'x' * 100}\n" for number in range(100)]
+    with stream.together():
+        for line in lines[:50]:
+            stream.write(line)
+        with stream.together():
+            other = threading.Thread(target=stream.write, args=(lines[50],))
+            other.start()
+            other.join()
+        assert not written
+        for line in lines[51:]:
+            stream.write(line)
+    stream.write("last\n")
+    assert "".join(written) == "".join([*lines, "last\n"])
+    assert len(written) < 40 and all(len(text.encode()) <= 4000 for text in written)
+
+
 def test_api_answers_and_ends_while_nobody_reads_its_log(on: Installation) -> None:
     with unread(gunicorn_command(GUNICORN_CONF), on):
         poll(on._answers)
