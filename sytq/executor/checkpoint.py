@@ -33,7 +33,7 @@ _PAUSE, _LONGEST_PAUSE = 0.5, 4.0
 #: Seconds that the database may take before the result is kept in Redis too.
 _PROMPT = 0.5
 #: Threads that begin steps, and that write results.
-_BEGINS, _ENDS = 2, 3
+_BEGINS, _ENDS = 4, 4
 #: What says itself how the task goes on.
 _ON_PURPOSE = (DatabaseUnavailable, RedisUnavailable, InvalidInput, Fail, Retry, Cancelled)
 
