@@ -69,6 +69,8 @@ class EventLoop(threading.Thread):
             task = self.loop.create_task(self._run(delivery), name=delivery.id)
             self._running[task] = delivery
             task.add_done_callback(self._running.pop)
+            if delivery.lost or delivery.cancelled_by is not None:  # the heartbeat came between its fetch and this
+                self._cancel(delivery.id)
         if begun is not None:
             self.loop.call_soon(begun)  # behind the first step of each
 

@@ -36,12 +36,27 @@ def event_loop(ended: list[Delivery]) -> Iterator[EventLoop]:
     made.stop()
 
 
-def test_a_delivery_that_is_cancelled_before_its_first_step_ends(event_loop: EventLoop, ended: list[Delivery]) -> None:
+@pytest.fixture
+def delivery() -> Delivery:
     message = Message[Any]("default", "default", ({},), {}, {}, message_id="a")
-    delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=1, max_attempts=5, token=1)
+    return Delivery(message, stream="", entry=b"", body=b"", attempts=1, max_attempts=5, token=1)
+
+
+def test_a_delivery_that_is_cancelled_before_its_first_step_ends(
+    event_loop: EventLoop, ended: list[Delivery], delivery: Delivery
+) -> None:
     busy = threading.Event()
     event_loop.loop.call_soon_threadsafe(busy.wait)  # so that both are done in one turn
     event_loop.submit([delivery])
     event_loop.cancel(delivery)
     busy.set()
+    poll(lambda: ended == [delivery], message="it has ended")
+
+
+def test_a_delivery_that_is_cancelled_between_its_fetch_and_its_start_ends(
+    event_loop: EventLoop, ended: list[Delivery], delivery: Delivery
+) -> None:
+    delivery.cancelled_by = "ops"  # as the heartbeat does
+    event_loop.cancel(delivery)
+    event_loop.submit([delivery])
     poll(lambda: ended == [delivery], message="it has ended")

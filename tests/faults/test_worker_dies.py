@@ -119,9 +119,7 @@ def test_p8_40_bystanders_of_a_task_that_kills_its_worker_succeed(
     make_installation: Callable[..., Installation], redis_url: str
 ) -> None:
     installation = make_installation(**SOON)
-    bystanders = [
-        installation.prepare(("gentle", "plain")[n % 2], f"b{n}", seconds=0.4, max_attempts=1) for n in range(40)
-    ]
+    bystanders = [installation.prepare(("gentle", "plain")[n % 2], f"b{n}", seconds=0.4) for n in range(40)]
     culprit = installation.prepare("deadly", "kill", seconds=0.2)
     installation.runtime.submitter.submit([*bystanders[:20], culprit, *bystanders[20:]])
     tasks = [culprit, *bystanders]
