@@ -93,6 +93,8 @@ class Calls:
     def begin(self, tx: Transaction, place: Place, target: Target, request: Request) -> None:
         """Record a step's first call in the transaction that begins the step, unless a budget has no room for it; the
         call itself says so then."""
+        if self._begun is not None:  # by a try that is repeated: its COMMIT may have succeeded without a word
+            spend.withdraw(self._begun[2])
         self._begun = None
         call, most, budgets = self._prepare(place, target, request, clock.utc())
         with contextlib.suppress(spend.BudgetExhausted):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pymysql.connections
 import pytest
 
 from sytq import Fail, Waiting
 from sytq.errors import RedisUnavailable
+from sytq.executor import group_commit
 from sytq.executor.lease import Lease
 from tests.plugins.llm.desk import Desk
 from tests.plugins.llm.test_paid import assert_paid_once, breaking, signal
+from tests.plugins.llm.test_spend import priced
 from tests.provider import REPORT, Stage, answers
 from tests.servers import MySQLServer
 
@@ -171,6 +173,28 @@ def test_attempt_that_may_not_begin_its_call_leaves_no_record_of_it(
     desk.run(task_id)
     assert_paid_once(desk, task_id, 1, calls=1)
     assert [outcome for (outcome,) in desk.sql("SELECT outcome FROM sytq_spend")] == ["ok"]
+
+
+def test_transaction_whose_outcome_is_not_known_is_repeated_without_a_trace(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost at the COMMIT that several share, and each writes alone then."""
+    write = group_commit._written
+
+    def committed(writes: Sequence[group_commit._Write]) -> list[BaseException | None]:
+        assert write(writes) == [None]
+        return write(writes)
+
+    monkeypatch.setattr(group_commit, "_written", committed)
+    desk.configure(PROVIDERS__SCRIPTED__MODELS=priced(), PROVIDERS__SCRIPTED__BUDGET="1")
+    desk.add_row(callback_url="https://example.com/done")
+    task_id = desk.submit()
+    desk.run(task_id)
+    assert_paid_once(desk, task_id, 1, calls=1)
+    assert len(desk.children(task_id)) == 1
+    ((outcome, cost),) = desk.sql("SELECT outcome, cost FROM sytq_spend")
+    assert outcome == "ok"
+    assert list(map(tuple, desk.sql("SELECT used FROM sytq_budgets"))) == [(cost,)]
 
 
 def test_message_that_comes_twice_is_one_call_and_one_report(desk: Desk) -> None:
