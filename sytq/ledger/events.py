@@ -61,11 +61,6 @@ _ASSIGNMENTS = {
 }
 _NAMES = ("id", *_ASSIGNMENTS)
 _MAY_CHANGE = f"task.state NOT IN ({_TERMINAL}) AND task.token <= event.token"
-_SET = (
-    "ON task.id = event.id SET "
-    + ", ".join(f"task.{name} = {value}" for name, value in _ASSIGNMENTS.items())
-    + f" WHERE {_MAY_CHANGE}"
-)
 #: For one task: SQLite takes longer for a join than for a statement of each.
 _ONE = (
     "UPDATE sytq_tasks AS task SET "
@@ -94,8 +89,25 @@ def write_states(database: peewee.Database, events: Sequence[Event]) -> None:
     for token, *same, ids in fetches:
         database.execute_sql(f"{_STARTS}({marks(database, len(ids))})", (token, *map(plain, same), token, *ids))
     for part in _parts(others):
-        sql = f"UPDATE sytq_tasks AS task JOIN {_source(_NAMES, len(part))} {_SET}"
-        database.execute_sql(sql, [plain(value) for event in part for value in _values(event)])
+        database.execute_sql(*_update(part))
+
+
+def _update(events: Sequence[Event]) -> tuple[str, list[Any]]:
+    """One statement for MySQL, and its values. What all events have in common stands in it once: of a source each row
+    costs the server by its columns."""
+    columns = dict(zip(_NAMES, zip(*map(_values, events), strict=True), strict=True))
+    same = {name: values[0] for name, values in columns.items() if values.count(values[0]) == len(values)}
+    same.pop("id", None)
+    rows = {name: values for name, values in columns.items() if name not in same}
+    expressions = {
+        name: value.replace(f"event.{name}", "%s") if name in same else value for name, value in _ASSIGNMENTS.items()
+    }
+    assignments = ", ".join(f"task.{name} = {value}" for name, value in expressions.items())
+    may_change = _MAY_CHANGE.replace("event.token", "%s") if "token" in same else _MAY_CHANGE
+    source = _source(list(rows), len(events))
+    sql = f"UPDATE sytq_tasks AS task JOIN {source} ON task.id = event.id SET {assignments} WHERE {may_change}"
+    shared = [*(same[name] for name in _ASSIGNMENTS if name in same), *([same["token"]] if "token" in same else ())]
+    return sql, [plain(value) for value in chain(*zip(*rows.values(), strict=True), shared)]
 
 
 def _values(event: Event) -> tuple[Any, ...]:
