@@ -212,7 +212,6 @@ def test_a_key_is_cached_between_requests(make_api: Any, own_mysql: MySQLServer)
 
     refused = [api.request("POST", "/api/v1/tasks", PROMPT, headers).status for _ in range(3)]
     before = looked_up()
-    began = time.monotonic()
     refused += [api.request("POST", "/api/v1/tasks", PROMPT, headers).status for _ in range(200)]
     assert set(refused) == {403}
-    assert looked_up() - before <= 4 + (time.monotonic() - began)
+    assert looked_up() - before < 50, "each process asks once a second, and for other things"
