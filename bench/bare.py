@@ -40,7 +40,7 @@ class RowEach:
         self._insert = f"INSERT INTO bare (id, body) VALUES ({sign}, {sign})"
         with self._database.connection_context():
             self._database.execute_sql("CREATE TABLE IF NOT EXISTS bare (id VARCHAR(36) PRIMARY KEY, body TEXT)")
-        self._threads = ThreadPoolExecutor(32)
+        self._threads = ThreadPoolExecutor(settings.database.pool)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         body = await req.stream.read()
