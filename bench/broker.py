@@ -4,10 +4,10 @@
 
 One private Redis with its append-only file on; so many worker processes (8 threads each where tasks run on threads),
 from the first finished task to the last; the kinds in turn, medians of the rounds. Sent one by one, a hundred at once
-(taskiq), five hundred in a call (ours): ours are rows in MariaDB
-(innodb_flush_log_at_trx_commit=1) with the record of every attempt, which is written meanwhile; its second rate ends
-when the last is there. The peers keep nothing of a task that has ended. Last, the commands of Redis for one of ours,
-from its dispatch until the record of its end has left Redis, as far as it got meanwhile.
+(taskiq), five hundred in a call (ours): ours are rows in MariaDB (innodb_flush_log_at_trx_commit=1) with the record of
+every attempt, which is written meanwhile; its second rate ends when the last is there. The peers keep nothing of a
+task that has ended. Last, the commands of Redis for one of ours, from its dispatch until the record of its end has
+left Redis, as far as it got meanwhile.
 """
 
 from __future__ import annotations
@@ -65,22 +65,22 @@ class Bench(Run):
 
 
 def dramatiq(run: Bench, tasks: int) -> Figures:
-    from bench import stock
+    from bench import peer_dramatiq
 
     began = time.perf_counter()
     for _ in range(tasks):
-        stock.noop.send()
+        peer_dramatiq.noop.send()
     sending = time.perf_counter() - began
-    return run.measured(sending, run.worker("bench.stock", run.processes), stock.left, tasks)
+    return run.measured(sending, run.worker("bench.peer_dramatiq", run.processes), peer_dramatiq.left, tasks)
 
 
 def taskiq(run: Bench, tasks: int) -> Figures:
-    from bench import stream
+    from bench import peer_taskiq
 
     began = time.perf_counter()
-    asyncio.run(stream.send(tasks))
+    asyncio.run(peer_taskiq.send(tasks))
     sending = time.perf_counter() - began
-    return run.measured(sending, run.start(*stream.COMMAND, str(run.processes)), stream.left, tasks)
+    return run.measured(sending, run.start(*peer_taskiq.COMMAND, str(run.processes)), peer_taskiq.left, tasks)
 
 
 def ours(run: Bench, type_name: str, queue: str, tasks: int) -> Figures:

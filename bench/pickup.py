@@ -41,22 +41,22 @@ async def measured(run: Run, worker: subprocess.Popen[bytes], send: Send, tasks:
 
 
 async def compare(run: Run, tasks: int, pause: float) -> dict[str, list[float]]:
-    from bench import stock, stream
+    from bench import peer_dramatiq, peer_taskiq
 
-    async def send_stock() -> None:
-        stock.pickup.send(time.time())
+    async def send_dramatiq() -> None:
+        peer_dramatiq.pickup.send(time.time())
 
-    async def send_stream() -> None:
-        await stream.pickup.kiq(time.time())
+    async def send_taskiq() -> None:
+        await peer_taskiq.pickup.kiq(time.time())
 
     async def submit() -> None:
         run.ours.submitter.submit([run.ours.submitter.prepare("pickup", {"sent": time.time()})])
 
-    found = {"RedisBroker, send": await measured(run, run.worker("bench.stock"), send_stock, tasks, pause)}
-    await stream.broker.startup()
-    worker = run.start(*stream.COMMAND, "1")
-    found["taskiq, kiq"] = await measured(run, worker, send_stream, tasks, pause)
-    await stream.broker.shutdown()
+    found = {"RedisBroker, send": await measured(run, run.worker("bench.peer_dramatiq"), send_dramatiq, tasks, pause)}
+    await peer_taskiq.broker.startup()
+    worker = run.start(*peer_taskiq.COMMAND, "1")
+    found["taskiq, kiq"] = await measured(run, worker, send_taskiq, tasks, pause)
+    await peer_taskiq.broker.shutdown()
     found["ours, submit"] = await measured(run, run.worker(SYTQ), submit, tasks, pause)
     with served("sytq.api:create_app()", run.environ, 1) as (port, _):
         connection = http.client.HTTPConnection("127.0.0.1", port)

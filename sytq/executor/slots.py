@@ -74,7 +74,7 @@ class Slots:
             self._passing += 1
             self._notify()
 
-    def passed(self, count: int = 1) -> None:
+    def passed(self, count: int) -> None:
         """Say that the event loop has begun so many tasks, or that so many ends are acknowledged."""
         with self._changed:
             self._passing -= count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import os
 import pty
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from sytq.config.masking import is_secret_key, mask_text, mask_url
+from sytq.config.masking import _LOOKS_SECRET, is_secret_key, mask_text, mask_url
 from sytq.observability.logs import SHOWN
 from tests.installation import Installation
 
@@ -314,6 +315,44 @@ def test_a_long_text_is_masked_in_linear_time(repeated: str) -> None:
     began = time.process_time()
     mask_text(text)
     assert time.process_time() - began < 3
+
+
+SIGNS = (
+    *(
+        "password",
+        "passwd",
+        "\u017fecret",
+        "secret",
+        "to\u212aen",
+        "token",
+        "api-key",
+        "apikey",
+        "api_key",
+        "authorization",
+    ),
+    *(
+        "authorization",
+        "bearer ",
+        "authorization: basic ",
+        "sk-",
+        "whsec_",
+        "sytq_0123456789ab_",
+        "https://user",
+        "user",
+    ),
+)
+
+
+def test_no_quick_look_leaves_a_secret() -> None:
+    masked = set[int]()
+    for sign, between, behind in itertools.product(SIGNS, ("", "=", ": ", '": "', ":"), ("", "@host/", "@tcp(host)")):
+        for text in (f"{sign}{between}a1b2c3d4e5{behind}", f"{sign.upper()}{between}A1B2C3D4E5{behind}"):
+            expected = text
+            for number, (pattern, instead) in enumerate(_LOOKS_SECRET):
+                expected, count = pattern.subn(instead, expected)
+                masked |= {number} if count else set()
+            assert mask_text(text) == expected
+    assert masked == set(range(len(_LOOKS_SECRET)))
 
 
 def test_password_with_unescaped_slashes_is_masked_in_a_url() -> None:

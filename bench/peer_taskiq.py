@@ -1,4 +1,4 @@
-"""The same two tasks on taskiq's RedisStreamBroker, as it comes: `taskiq worker bench.stream:broker`."""
+"""The same two tasks on taskiq's RedisStreamBroker, as it comes: `taskiq worker bench.peer_taskiq:broker`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from taskiq_redis import RedisStreamBroker
 URL = os.environ["BENCH_REDIS_URL"]
 broker = RedisStreamBroker(URL)
 client = redis.Redis.from_url(URL)
-COMMAND = ("taskiq", "worker", "bench.stream:broker", "--log-level", "WARNING", "--workers")
+COMMAND = ("taskiq", "worker", "bench.peer_taskiq:broker", "--log-level", "WARNING", "--workers")
 
 
 @broker.task

@@ -1,4 +1,4 @@
-"""The same two tasks on Dramatiq's own RedisBroker, as it comes: `dramatiq bench.stock`."""
+"""The same two tasks on Dramatiq's own RedisBroker, as it comes: `dramatiq bench.peer_dramatiq`."""
 
 from __future__ import annotations
 
