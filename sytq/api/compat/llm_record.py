@@ -72,7 +72,7 @@ class _Lookup:
         self._retention = dt.timedelta(seconds=parts.runtime.settings.retention)
 
     def _shown(self, row: Task, live: Live | None) -> dict[str, Any]:
-        now = current(row, live)
+        now = current(row, live, with_result=True)  # who reads "completed" here reads the result next
         return {
             "task_id": row.id,
             "status": STATUS[now.state],

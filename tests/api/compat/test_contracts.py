@@ -10,6 +10,7 @@ import pytest
 
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger
+from sytq.ledger.models import Task
 from sytq.service.recording import Recording
 from tests.installation import Installation
 
@@ -73,6 +74,16 @@ def test_a_task_is_returned_in_contract_a_form(api: Installation) -> None:
     }
     assert isinstance(data["created_at"], int)
     assert abs(data["created_at"] - time.time()) < 60
+
+
+def test_a_task_is_completed_once_its_result_can_be_read(running: Installation) -> None:
+    task = running.submit("plain", "a")
+    running.wait_state(task, "succeeded")
+    # As before the worker's event is recorded.
+    Task.update(state="running", result=None, finished_at=None).where(Task.id == task).execute()
+    assert running.runtime.inspection.live([task])[task].state == "succeeded"
+    assert running.get(f"/api/tasks/{task}")["data"]["status"] == "active"
+    assert running.get(f"/v2/tasks/{task}")["state"] == "running"
 
 
 @pytest.mark.parametrize("task_id", ["no-such-task", "01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a", "%00", "%FF", "Ж", "a b"])
