@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import signal
 import socket
 from functools import partial
 from typing import Any
@@ -78,6 +79,9 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
     """The worker class set in `sytq.api.gunicorn_conf`."""
 
     def init_process(self) -> Any:
+        # Until its own handlers are set, this process has those of the master, which only queue a signal: a SIGTERM
+        # would be lost, and the master kill this process at the end of `graceful_timeout`.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         # gunicorn notes its parser in C on the class of the connection that asks, and reads the note of its own class:
         # asked by a subclass alone it never uses that parser.
         ASGIProtocol._check_h1c_protocol_available()

@@ -7,11 +7,14 @@ import signal
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.installation import Installation
+from tests.processes import Process, gunicorn_command
 from tests.servers import poll
 
 pytestmark = pytest.mark.faults
@@ -19,6 +22,18 @@ pytestmark = pytest.mark.faults
 BODY = b'{"url": "http://example.com/"}'
 LOOK = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SUBMIT = f"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(BODY)}\r\n\r\n".encode() + BODY
+
+SLOW_START = """
+import threading
+
+from sytq.api.gunicorn_conf import *
+from sytq.api.worker import Worker
+
+class worker_class(Worker):
+    def _setup_event_loop(self):
+        self.log.info("starts slowly")
+        threading.Event().wait(40)
+"""
 
 
 class Clients(threading.Thread):
@@ -103,3 +118,18 @@ def test_a_kept_alive_connection_is_served_after_the_reload_signal(make_api: Any
         assert b"connection: close" in ask()
         assert connection.recv(1) == b""
     assert api.request("GET", "/health").status == 200
+
+
+def test_a_stop_ends_a_process_that_has_just_started(
+    make_installation: Callable[..., Installation], tmp_path: Path
+) -> None:
+    conf = tmp_path / "slow_start.py"
+    conf.write_text(SLOW_START)
+    api = make_installation()
+    gunicorn = Process(gunicorn_command(conf), api.environ, tmp_path / "api.log")
+    try:
+        poll(lambda: "starts slowly" in gunicorn.text(), timeout=60, message=gunicorn.text)
+        gunicorn.signal_master(signal.SIGTERM)
+        assert gunicorn.wait(20) == 0  # not after the 30 s of `api.graceful_timeout`
+    finally:
+        gunicorn.kill()
