@@ -153,7 +153,7 @@ def task_detail(
     """
     callback = _object(parsed(task.callback))
     attempts, steps = history.attempts, history.steps
-    timeline = sorted(_moments(task, attempts, steps), key=lambda moment: moment[0])
+    timeline = sorted(((iso(at), said) for at, said in _moments(task, attempts, steps)), key=lambda moment: moment[0])
     detail: TaskDetail = {
         **task_view(task, registry, live),  # type: ignore[typeddict-item]  # what may be missing is set below
         "callback_url": str(callback.get("url")) if callback else None,
@@ -162,7 +162,7 @@ def task_detail(
         "cancelled_by": cancelled_by,
         "attempts_made": [_attempt(attempt) for attempt in attempts],
         "steps": [_step(step, contents) for step in steps],
-        "timeline": [{"at": iso(at), "event": said} for at, said in timeline],
+        "timeline": [{"at": at, "event": said} for at, said in timeline],
         "spans": [span_view(span) for span in spans(task, live, history, limiter)],
         "explanation": explanation(task.error, registry.plugins),
     }
@@ -245,22 +245,24 @@ def _step(step: Step, contents: bool) -> StepView:
 
 
 def _moments(task: Task, attempts: Sequence[Attempt], steps: Sequence[Step]) -> Iterator[tuple[dt.datetime, str]]:
+    """What happened, and what came first of one millisecond: Redis gives the ends of attempts no finer."""
     yield task.created_at, "accepted"
     if task.revived_at:
         yield task.revived_at, "replayed"
     for attempt in attempts:
         if attempt.started_at:
             yield attempt.started_at, f"attempt {attempt.attempt} started on {attempt.worker}"
+    for step in steps:
+        again = f", interrupted {step.interrupted} times" if step.interrupted else ""
+        yield step.started_at, f"step {step.name} started{again}"
+        if step.finished_at:
+            yield step.finished_at, f"step {step.name} done"
+    for attempt in attempts:
         if attempt.finished_at:
             why = f": {attempt.error}" if attempt.error else ""
             yield attempt.finished_at, f"attempt {attempt.attempt} ended, {attempt.outcome}{why}"
             if detail := _own_detail(attempt):
                 said = encode(detail) if attempt.detail and WAITS in attempt.detail else attempt.detail
                 yield attempt.finished_at, f"attempt {attempt.attempt} details: {said}"
-    for step in steps:
-        again = f", interrupted {step.interrupted} times" if step.interrupted else ""
-        yield step.started_at, f"step {step.name} started{again}"
-        if step.finished_at:
-            yield step.finished_at, f"step {step.name} done"
     if task.finished_at:
         yield task.finished_at, task.state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import signal
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from sytq.ledger.api_keys import ApiKeys, Grant
+from sytq.ledger.models import Step
 from tests.crowd import Crowd
 from tests.installation import Installation, Reply
 from tests.receiver import Receiver
@@ -27,6 +29,15 @@ def test_a_task_is_shown_with_its_attempts_steps_and_timeline(running: Installat
     events = [moment["event"] for moment in shown["timeline"]]
     assert events[0] == "accepted" and events[-1] == "succeeded" and "step two done" in events
     assert shown["timeline"] == sorted(shown["timeline"], key=lambda moment: moment["at"])
+
+
+def test_a_step_is_done_before_the_attempt_that_ends_in_its_millisecond(running: Installation) -> None:
+    task_id = running.post_task("stepwise", "a")
+    ended = running.wait_shown(task_id, "succeeded")["finished_at"]
+    late = dt.datetime.fromisoformat(ended.removesuffix("Z")) + dt.timedelta(microseconds=900)
+    Step.update(finished_at=late).where(Step.task_id == task_id, Step.name == "three").execute()
+    events = [moment["event"] for moment in running.get(f"/v2/tasks/{task_id}")["timeline"]]
+    assert events[-3:] == ["step three done", "attempt 1 ended, succeeded", "succeeded"]
 
 
 def test_a_wait_for_a_limiter_is_shown_while_it_lasts_and_after(running: Installation) -> None:
