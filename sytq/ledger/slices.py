@@ -53,14 +53,14 @@ class Scan:
 
     def __init__(self, wanted: Filter, order: Order, mysql: bool) -> None:
         self._order = order
-        # Of type and queue one has an index together with the state; with state and end only the type has.
-        fields = ("type",) if order.by_end else ("type", "queue")
+        # With the end, state and type have an index; with the creation the state, the type and the queue, each alone.
+        by_state = set(wanted.states) != set(STATES)
+        fields = ("type",) if order.by_end else () if by_state else ("type", "queue")
         single = [term for term in wanted.terms if term.field in fields and _equals_one(term)][:1]
         moments = [term for term in wanted.terms if term.field in order.fields and not term.negated and term.values]
-        self.is_restricted = bool(single) or set(wanted.states) != set(STATES)
+        self.is_restricted = bool(single) or by_state
         shared = condition(Filter(terms=(*single, *moments), now=wanted.now), mysql=mysql)
-        #: Without a filter by state one statement reads all of them, from an index of the times alone.
-        states: Sequence[str | None] = wanted.states if self.is_restricted else (None,)
+        states: Sequence[str | None] = wanted.states if by_state else (None,)
         self._each = [_both(None if state is None else Task.state == state, shared) for state in states]
 
     def slice(self, place: Place | None, size: int) -> Slice:
