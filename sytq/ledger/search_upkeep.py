@@ -24,8 +24,8 @@ from sytq.ledger.values import utcnow
 
 #: Tasks created longer ago than this are committed, but for a transaction that took longer: `verify` finds its tasks.
 _COMMITTED = dt.timedelta(seconds=10)
-#: The head moves in steps of so many seconds; in between the tasks of the last so many are read again.
-_STEP, _AGAIN = dt.timedelta(seconds=5), dt.timedelta(seconds=1)
+#: The head moves in steps of so many seconds.
+_STEP = dt.timedelta(seconds=5)
 _DECLARED_EVERY, _OBSOLETE = dt.timedelta(minutes=1), dt.timedelta(hours=1)
 _ORDER = Task.created_at.desc(), Task.id.desc()
 _EXACT = Task.created_at.cast("CHAR")
@@ -49,8 +49,7 @@ class SearchUpkeep:
         same = "sytq_search.name"
         self._keep = f"ON DUPLICATE KEY UPDATE {same} = {same}" if self._mysql else "ON CONFLICT DO NOTHING"
         self._search = Search(database)
-        # Where `index_new` goes on, if not at the head; whether its round began there, and when the latest did that.
-        self._begin, self._whole, self._round = "", True, dt.datetime.min
+        self._seen = ""  # behind it `index_new` goes on, if that is behind the head
         self._verified: Place | None = None
         self._swept = ""
 
@@ -80,43 +79,35 @@ class SearchUpkeep:
         transact(self._database, work)
 
     def index_new(self, most: int) -> bool:
-        """Index the next tasks that were created since the head; return whether more are there.
+        """Index the next tasks that were created since the head; return whether there may be more.
 
-        A round goes on where the last one ended, or a moment before; each _STEP one begins at the head, and moves it.
-        It ends once it has read what was there when it began, as there may always be more: the next one begins at the
-        head, and finds what was committed meanwhile.
+        Each is read twice: at once, so that searches have few to look at that are not indexed, and when all of its time
+        are committed: then the head passes it.
         """
         now = self._search.now()
-        if self._whole and not self._begin:
-            self._round = now
+        committed = _text(now - _COMMITTED)
 
-        def find() -> tuple[str, str | None] | None:
+        def find() -> tuple[str, bool, Any, str | None] | None:
             head = coverage().head
             if head is None:
                 return None
-            after = Task.created_at > bound(max(head, self._begin))
-            last: Any = Task.select(_EXACT).where(after).order_by(Task.created_at).limit(1).offset(most - 1)
-            return head, next((moment for (moment,) in last.tuples()), None)
+            moves = head < _text(now - _COMMITTED - _STEP)
+            where = Task.created_at > bound(head if moves else max(head, self._seen))
+            if moves:
+                where &= Task.created_at <= bound(committed)
+            last: Any = Task.select(_EXACT).where(where).order_by(Task.created_at).limit(1).offset(most - 1)
+            return head, moves, where, next((moment for (moment,) in last.tuples()), None)
 
         if (found := read(self._database, find)) is None:
             return False
-        head, end = found
-        where = Task.created_at > bound(max(head, self._begin))
+        head, moves, where, end = found
         if end is not None:
             where &= Task.created_at <= bound(end)
-        committed = _text(self._round - _COMMITTED)
-        reached = committed if end is None else min(end, committed)
-        move = None
-        if self._whole and reached > head:
-            here = SearchProgress.name == HEAD, SearchProgress.moment == head
-            move = SearchProgress.update(moment=reached).where(*here).execute
-        self._add(where, None, move)
-        if end is None or end >= _text(self._round):
-            self._whole = abs(now - self._round) >= _STEP  # the clock may have been set back
-            self._begin = "" if self._whole else end or _text(now - _AGAIN)
-        else:
-            self._begin = end
-        return end is not None
+        here = SearchProgress.name == HEAD, SearchProgress.moment == head
+        self._add(where, None, SearchProgress.update(moment=end or committed).where(*here).execute if moves else None)
+        if not moves:
+            self._seen = end or _text(now)
+        return moves or end is not None
 
     def fill(self, most: int) -> bool:
         """Index the next older tasks for the names that they have no entries of; return whether there were any."""
