@@ -49,7 +49,7 @@ from .row import (
     failed,
     of_caller,
 )
-from .standing import is_written, mark_written
+from .standing import WRITTEN, is_written
 from .targets import chain
 from .task_page import panel, show
 from .time_limit import timeout_of
@@ -145,15 +145,16 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
         spend.release(dead.task_id)
         rows = Rows(tx.database, payload.table_name)
         row = rows.get(payload.id)
-        if row is None or row["status"] == labels.completed or is_written(dead.task_id) or is_written(ctx.id):
+        if row is None or row["status"] == labels.completed or is_written(dead.task_id):
             return
         again = UniqueKey.unique_key == f"llm:{_unique(payload)}", UniqueKey.task_id != dead.task_id
         if UniqueKey.get_or_none(*again) is not None:
             return  # submitted again meanwhile: the row belongs to the new task
+        if not tx.mark(WRITTEN):
+            return
         rows.update(payload.id, **values)
         if refused := callback.send(tx, row["callback_url"], body):
             rows.update(payload.id, progress_info=f"{values['progress_info']} ({refused})")
-        mark_written(tx.database, ctx.id, ctx.token)
 
     await _in_table(ctx, payload, write, values)
 

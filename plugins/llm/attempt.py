@@ -21,7 +21,7 @@ from .config import LlmSettings
 from .node import Node
 from .pipeline import nodes, output
 from .row import RowLocked, RowMissing, Rows, completed, explain, of_caller
-from .standing import Standing, mark_written, standing
+from .standing import STANDING, WRITTEN, Standing
 
 if TYPE_CHECKING:
     from . import Valuation
@@ -41,7 +41,7 @@ class Attempt:
         self._asking = Asking(ctx, self._calls, payload.model)
         self._row: dict[str, Any] = {}
         self._outputs: dict[str, Any] = {}
-        self._standing = Standing(0, False, (), None)  # at the beginning of the attempt
+        self._standing = Standing(0, False, None)  # at the beginning of the attempt
         self._values: dict[str, Any] = {}  # that were written last
 
     async def run(self) -> list[Answered]:
@@ -69,6 +69,7 @@ class Attempt:
                 also=partial(self._calls.settle_step, place.step),
                 begin=partial(self._begin, place, node),
                 end=self._end if place.number + 1 == place.of else None,
+                mark=WRITTEN,
             )
         except Exception:
             await self._calls.withdraw()
@@ -79,9 +80,10 @@ class Attempt:
         rows = Rows(tx.database, self._table)
         if place.number == 0:
             self._row.clear()
-            self._row.update(rows.lock(self._row_id, whole=self._has_pipeline))
-            self._standing = before = standing(tx.database, self._ctx.id, self._ctx.token)
-            self._calls.start(before.owner, spend.release(self._ctx.id, before=self._ctx.token) if before.begun else ())
+            self._row.update(rows.lock(self._row_id, whole=self._has_pipeline, beside=STANDING, of=self._ctx.id))
+            self._standing = before = Standing.of(self._row)
+            is_first = self._ctx.token == 1  # so that no attempt was before it
+            self._calls.start(before.owner, () if is_first else spend.release(self._ctx.id, before=self._ctx.token))
             if not before.written:
                 self._write(rows, {"status": self._labels.processing, **self._shown(before.done)})
         elif place.number > self._standing.done:
@@ -90,9 +92,7 @@ class Attempt:
             self._asking.begin(tx, place, node, self._row, self._outputs)
 
     def _end(self, tx: Transaction, last: Answered) -> None:
-        """Write the report and insert its callback, once."""
-        if not mark_written(tx.database, self._ctx.id, self._ctx.token):
-            return
+        """Write the report and insert its callback."""
         rows = Rows(tx.database, self._table)
         try:
             row = rows.lock(self._row_id)  # the answer does not wait for others to be done with the row

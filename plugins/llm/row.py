@@ -33,6 +33,7 @@ FORM = (
 )  # fmt: skip
 _READ = ", ".join(f"`{name}`" for name in ("id", *READ))
 _NOWAIT = (1205, 3572)  # MariaDB's and MySQL's code of a lock that another transaction has
+NOTHING: Mapping[str, str] = {}
 _FIRST_LOOK, _LAST_LOOK = 0.2, 2.0  # seconds between two looks for a missing row
 
 
@@ -95,13 +96,13 @@ class Rows:
         self.name = table
         self._database = database
 
-    def lock(self, id: int, *, whole: bool = False) -> dict[str, Any]:
+    def lock(self, id: int, **options: Any) -> dict[str, Any]:
         """As `get`, and no other transaction changes the row until the caller's ends.
 
         Raises RowMissing and RowLocked without waiting for another transaction.
         """
         try:
-            row = self.get(id, whole=whole, lock=True)
+            row = self.get(id, lock=True, **options)
         except peewee.OperationalError as error:
             if code_of(error) not in _NOWAIT:
                 raise
@@ -112,15 +113,19 @@ class Rows:
             raise RowMissing(self.name, id)
         return row
 
-    def get(self, id: int, *, whole: bool = False, lock: bool = False) -> dict[str, Any] | None:
+    def get(
+        self, id: int, *, whole: bool = False, lock: bool = False, beside: Mapping[str, str] = NOTHING, of: str = ""
+    ) -> dict[str, Any] | None:
         """The columns that a valuation reads, or with `whole` all of the caller's table; None without such a row.
+        Queries of one value of the task `of` are read `beside` them.
 
         Raises Fail for a table whose ids are no numbers.
         """
         locking = " FOR UPDATE NOWAIT" if lock and is_mysql(self._database) else ""  # SQLite locks everything
-        sql = f"SELECT {'*' if whole else _READ} FROM `{self.name}` WHERE `id` = ?{locking}"  # noqa: S608
+        columns = ["*" if whole else _READ, *(f"({query}) AS {name}" for name, query in beside.items())]
+        sql = f"SELECT {', '.join(columns)} FROM `{self.name}` WHERE `id` = ?{locking}"  # noqa: S608
         with self._theirs():
-            found = execute(self._database, sql, id)
+            found = execute(self._database, sql, *[of] * len(beside), id)
             values = found.fetchone()
         if values is None:
             return None

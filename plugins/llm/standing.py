@@ -1,54 +1,38 @@
-"""What the attempts of a task have left: answered nodes, the written end of its row, calls whose end is not known."""
+"""What the attempts of a task have left: answered nodes, and the written end of its row."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import peewee
-
-from sytq.ledger.database import execute
 from sytq.ledger.models import Step
-from sytq.ledger.values import utcnow
 
-_WRITTEN = "report"  # name of the checkpoint: this task has written the end of its row
-_STANDING = (
-    "SELECT 'done', name FROM sytq_steps WHERE task_id = ? AND state = 'done'"
-    " UNION ALL SELECT 'begun', step FROM sytq_spend WHERE task_id = ? AND outcome = 'begun' AND token < ?"
-    " UNION ALL SELECT 'owner', owner FROM sytq_tasks WHERE id = ?"
-)
-_MARK = (
-    "INSERT INTO sytq_steps (task_id, name, token, state, value, interrupted, started_at, finished_at)"
-    " SELECT ?, ?, ?, 'done', 'null', 0, ?, ? FROM (SELECT 1 AS one) AS source"
-    " WHERE NOT EXISTS (SELECT 1 FROM sytq_steps WHERE task_id = ? AND name = ?)"
-)
+#: Name of the step without a result that says: this task has written the end of its row. Releases from 0.1 on read it.
+WRITTEN = "report"
+_DONE = "SELECT COUNT(*) FROM sytq_steps WHERE task_id = ? AND state = 'done' AND name"
+#: Values that are read beside a row, each of the task with this id; sytq's tables are known to work by then.
+STANDING: Mapping[str, str] = {
+    "sytq_done": f"{_DONE} BETWEEN 'node-' AND 'node-~'",
+    "sytq_written": f"{_DONE} = '{WRITTEN}'",
+    "sytq_owner": "SELECT owner FROM sytq_tasks WHERE id = ?",
+}
 
 
 class Standing(NamedTuple):
     """The number of answered nodes; whether the end of the row is written, so that no attempt may touch it again; the
-    steps with calls of earlier attempts whose end is not known; the task's owner."""
+    task's owner."""
 
     done: int
     written: bool
-    begun: Collection[str]
     owner: str | None
 
-
-def standing(database: peewee.Database, task_id: str, token: int) -> Standing:
-    """What attempts before the one with this token have left."""
-    rows: list[tuple[str, str | None]] = execute(database, _STANDING, task_id, task_id, token, task_id).fetchall()
-    done = [name for kind, name in rows if kind == "done" and name]
-    begun = {name for kind, name in rows if kind == "begun" and name}
-    owner = next((name for kind, name in rows if kind == "owner"), None)
-    return Standing(sum(name.startswith("node-") for name in done), _WRITTEN in done, begun, owner)
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Standing:
+        """Take it out of a row that was read with STANDING."""
+        done, written, owner = (row.pop(name) for name in STANDING)
+        return cls(done, bool(written), owner)
 
 
 def is_written(task_id: str) -> bool:
     """Whether the task has written the end of its row."""
-    return Step.get_or_none(Step.task_id == task_id, Step.name == _WRITTEN) is not None
-
-
-def mark_written(database: peewee.Database, task_id: str, token: int) -> bool:
-    """Record, in the transaction that writes the end of the row, that it is written; False where it was before."""
-    now = utcnow()
-    return bool(execute(database, _MARK, task_id, _WRITTEN, token, now, now, task_id, _WRITTEN).rowcount)
+    return Step.get_or_none(Step.task_id == task_id, Step.name == WRITTEN) is not None

@@ -192,6 +192,7 @@ class AsyncContext(Attempt):
         *,
         begin: Callable[[Transaction, bool], None] | None = None,
         end: Callable[[Transaction, T], None] | None = None,
+        mark: str | None = None,
     ) -> T:
         """Run `function` once in the task's life and replay its recorded result (a JSON value) ever after.
 
@@ -199,9 +200,10 @@ class AsyncContext(Attempt):
         `begin(tx, runs)` writes in the transaction that begins the step or finds its result; `runs` says whether
         `function` will run. `end(tx, result)` writes in the transaction that records the result where it can, else (it
         is refused there, or an earlier attempt has recorded the result) in one of its own, which comes after it. These
-        two run in every attempt, raise as in `transaction`, and may run several times like the work of one.
+        two run in every attempt, raise as in `transaction`, and may run several times like the work of one. With a
+        `mark`, the name of another step, what `end` writes is written once in the task's life.
         """
-        async with self._checkpoint(name, also, begin, end) as step:
+        async with self._checkpoint(name, also, begin, end, mark) as step:
             if step.result is None:
                 step.value = await function()
         value: T = step.value
@@ -221,10 +223,11 @@ class AsyncContext(Attempt):
         also: Callable[[], None] | None,
         begin: Callable[[Transaction, bool], None] | None,
         end: Callable[[Transaction, T], None] | None,
+        mark: str | None,
     ) -> AsyncIterator[Checkpoint]:
         """The block sets the step's value, unless there is a result already."""
         self._go_on()
-        step = Checkpoint(self._services, self._delivery, name, self.log, self._new_transaction, begin, end)
+        step = Checkpoint(self._services, self._delivery, name, self.log, self._new_transaction, begin, end, mark)
         await step.look(self._lease.ask_redis(self._services.operations.kept_result, self.id, name))
         await (step.begin() if self._portal is None else self.blocking(step.begin_now))
         await self._dispatch(step.tasks)
@@ -254,7 +257,7 @@ class AsyncContext(Attempt):
         if step.end is None:
             await self._dispatch(step.tasks)
         else:
-            await self.transaction(lambda tx: end(tx, step.value))
+            await self.transaction(step.write_end)
 
     async def _save(self, step: Checkpoint, also: Callable[[], None] | None) -> None:
         saving = asyncio.ensure_future(step.save(also))

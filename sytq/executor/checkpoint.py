@@ -51,7 +51,7 @@ class Checkpoints:
 class Checkpoint:
     """Its methods raise Lost. A call of Redis holds it up for at most `worker.redis_timeout`.
 
-    `transaction` makes the Transaction in which `begin` and `end` write.
+    `transaction` makes the Transaction in which `begin` and `end` write; `mark` says that `end` has.
     """
 
     def __init__(
@@ -63,9 +63,10 @@ class Checkpoint:
         transaction: Callable[[], Transaction],
         begin: Callable[[Transaction, bool], None] | None = None,
         end: Callable[[Transaction, Any], None] | None = None,
+        mark: str | None = None,
     ) -> None:
         self._ledger, self._operations = services.ledger, services.operations
-        self._transaction, self._begin = transaction, begin
+        self._transaction, self._begin, self._mark = transaction, begin, mark
         self._is_theirs = False  # while a function of the type writes
         self._shared = services.checkpoints
         self._timeout = services.settings.worker.redis_timeout
@@ -159,6 +160,11 @@ class Checkpoint:
 
     # -- on the threads
 
+    def write_end(self, transaction: Transaction) -> None:
+        """Write the end after the result, in a transaction of its own."""
+        if self.end and (self._mark is None or transaction.mark(self._mark)):
+            self.end(transaction, self.value)
+
     def _begun(self, step: Step) -> None:
         assert self._begin is not None
         self.tasks, self._is_theirs = (), True
@@ -168,17 +174,16 @@ class Checkpoint:
         self.tasks, self._is_theirs = transaction.tasks, False
 
     def _write(self, also: Callable[[], None] | None, end: Callable[[Transaction, Any], None] | None) -> None:
-        def more() -> None:
-            self.tasks = ()
-            if also:
-                also()
-            if end:
-                transaction = self._transaction()
-                end(transaction, self.value)
-                self.tasks = transaction.tasks
+        def ends() -> None:
+            assert end is not None
+            transaction = self._transaction()
+            end(transaction, self.value)
+            self.tasks = transaction.tasks
 
+        self.tasks = ()
         assert self.result is not None
-        self._ledger.finish_step(self._id, self._token, self._name, self.result, more)
+        more = also, ends if end else None, self._mark
+        self._ledger.finish_step(self._id, self._token, self._name, self.result, *more)
 
     def _keep(self) -> bool:
         """Whether Redis has the result now: not while it is unavailable, nor when another attempt has the task."""

@@ -70,8 +70,9 @@ class Context(Attempt):
         *,
         begin: Callable[[Transaction, bool], None] | None = None,
         end: Callable[[Transaction, T], None] | None = None,
+        mark: str | None = None,
     ) -> T:
-        with self._portal.entered(self._awaited._checkpoint(name, also, begin, end)) as step:
+        with self._portal.entered(self._awaited._checkpoint(name, also, begin, end, mark)) as step:
             if step.result is None:
                 step.value = function()
         value: T = step.value

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from sytq.broker.delivery import Delivery
 from sytq.ids import derived_id
+from sytq.ledger import steps
 from sytq.ledger.database import execute
 from sytq.ledger.dependencies import OnFailure, extend
 from sytq.ledger.insert import Accepted, Existing
@@ -78,6 +79,10 @@ class Transaction:
     def enqueue_many(self, type_name: str, payloads: Mapping[str, object]) -> list[str]:
         """Insert a task for each key and payload and return their ids, in this order, by a few statements for all."""
         return self._insert(type_name, payloads)
+
+    def mark(self, name: str) -> bool:
+        """Record that something is done, as a step of this name without a result; False where it was before."""
+        return steps.mark(self.database, self._parent.id, self._parent.token, name)
 
     def _insert(
         self, type_name: str, payloads: Mapping[str, object], **options: Unpack[SubmissionOptions]

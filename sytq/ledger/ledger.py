@@ -13,17 +13,14 @@ import peewee
 from peewee import Value
 
 from sytq.errors import Lost
-from sytq.ledger import dependencies
+from sytq.ledger import dependencies, steps
 from sytq.ledger.database import execute, insert_ignore, read, transact
 from sytq.ledger.insert import Accepted, Existing, write_new
 from sytq.ledger.insert import NewTask as NewTask
 from sytq.ledger.models import MODELS, Attempt, Step, Task, UniqueKey
-from sytq.ledger.values import utcnow
 from sytq.states import DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL, UNFINISHED
 
 T = TypeVar("T")
-#: The fencing token of a step that no attempt is running.
-_NOBODY = 0
 
 
 class History(NamedTuple):
@@ -44,17 +41,7 @@ class Unfinished(NamedTuple):
     id: str
 
 
-_FENCE = (
-    f"UPDATE sytq_tasks SET token = ? WHERE id = ? AND token <= ? AND state NOT IN ({', '.join(map(repr, TERMINAL))})"
-)
-_BEGIN_STEP = (
-    "INSERT INTO sytq_steps (task_id, name, token, state, interrupted, started_at)"
-    " SELECT ?, ?, ?, 'started', 0, ? FROM (SELECT 1 AS one) AS source"
-    " WHERE NOT EXISTS (SELECT 1 FROM sytq_steps WHERE task_id = ? AND name = ?)"
-)
-_FINISH_STEP = (
-    "UPDATE sytq_steps SET state = 'done', value = ?, token = ?, finished_at = ? WHERE task_id = ? AND name = ?"
-)
+_FENCE = f"UPDATE sytq_tasks SET token = ? WHERE {steps.HELD}"
 
 #: The states in the order in which lost tasks are looked for: those that can run at once come first.
 _SWEPT = (QUEUED, RUNNING, RETRYING, SCHEDULED)
@@ -267,6 +254,10 @@ class Ledger:
 
     # -- what a running task writes
 
+    def write(self, work: Callable[[], T]) -> T:
+        """Run `work` in one transaction: that which several attempts share, or its own."""
+        return work() if self.database.in_transaction() else transact(self.database, work)
+
     def fenced(self, task_id: str, token: int, work: Callable[[], T]) -> T:
         """Run `work` in one transaction, if the attempt with this fencing token still holds the task.
 
@@ -276,13 +267,15 @@ class Ledger:
         def guarded() -> T:
             # The first statement locks the row (in SQLite the database), so no later attempt can slip in.
             if execute(self.database, _FENCE, token, task_id, token).rowcount != 1:
-                row = Task.get_or_none(Task.id == task_id)
-                ended = row is None or row.state in TERMINAL
-                raise Lost(f"attempt {token} of task {task_id} no longer holds it", ended=ended)
+                raise self._lost(task_id, token)
             return work()
 
-        # In a transaction already where several attempts share one.
-        return guarded() if self.database.in_transaction() else transact(self.database, guarded)
+        return self.write(guarded)
+
+    def _lost(self, task_id: str, token: int) -> Lost:
+        row = Task.get_or_none(Task.id == task_id)
+        ended = row is None or row.state in TERMINAL
+        return Lost(f"attempt {token} of task {task_id} no longer holds it", ended=ended)
 
     def begin_step(
         self,
@@ -300,49 +293,43 @@ class Ledger:
         """
 
         def work() -> Step:
-            step: Step = self._begun(task_id, token, name, has_result)
+            step = steps.begin(self.database, task_id, token, name, has_result)
             if also:
                 also(step)
             return step
 
         return self.fenced(task_id, token, work)
 
-    def _begun(self, task_id: str, token: int, name: str, has_result: bool) -> Step:
-        now = utcnow()
-        if execute(self.database, _BEGIN_STEP, task_id, name, token, now, task_id, name).rowcount:
-            return Step(task_id=task_id, name=name, token=token, state="started", started_at=now)
-        step: Step = Step.get(Step.task_id == task_id, Step.name == name)
-        if step.state != "done" and step.token != token:
-            step.interrupted += step.token != _NOBODY and not has_result
-            step.token = token
-            step.save()
-        return step
-
     def finish_step(
-        self, task_id: str, token: int, name: str, value: str, also: Callable[[], None] | None = None
+        self,
+        task_id: str,
+        token: int,
+        name: str,
+        value: str,
+        also: Callable[[], None] | None = None,
+        end: Callable[[], None] | None = None,
+        mark: str | None = None,
     ) -> None:
-        """Record a step's result (JSON text), and whatever `also` writes with it. Raises Lost."""
+        """Record a step's result (JSON text), and what `also` and `end` write with it; `end` once in the task's life
+        where a `mark` says so. Raises Lost."""
 
         def work() -> None:
-            now = utcnow()
-            if not execute(self.database, _FINISH_STEP, value, token, now, task_id, name).rowcount:
-                # A failover has forgotten that the step began.
-                times = {"started_at": now, "finished_at": now}
-                Step.create(task_id=task_id, name=name, token=token, state="done", value=value, **times)
+            try:
+                is_first = steps.finish(self.database, task_id, token, name, value, mark if end else None)
+            except peewee.IntegrityError:
+                if Task.get_or_none(Task.id == task_id, Task.token <= token, Task.state.in_(UNFINISHED)) is not None:
+                    raise
+                raise self._lost(task_id, token) from None
             if also:
                 also()
+            if end and (is_first or not mark):
+                end()
 
-        self.fenced(task_id, token, work)
+        self.write(work)  # fenced by the result's statement
 
     def forget_step(self, task_id: str, token: int, name: str) -> None:
         """Remove a step that failed with an answer, so that it does not count as interrupted. Raises Lost.
 
         A step that was interrupted before keeps that on record.
         """
-        begun = (Step.task_id == task_id) & (Step.name == name) & (Step.state == "started")
-
-        def work() -> None:
-            Step.delete().where(begun, Step.interrupted == 0).execute()
-            Step.update(token=_NOBODY).where(begun).execute()
-
-        self.fenced(task_id, token, work)
+        self.fenced(task_id, token, lambda: steps.forget(task_id, name))

@@ -51,10 +51,10 @@ class CrashingLedger(Ledger):
         self.moments = 0
         self._moment = moment
 
-    def fenced(self, task_id: str, token: int, work: Callable[[], T]) -> T:
+    def write(self, work: Callable[[], T]) -> T:
         """Every write of a running task passes here."""
         self._pass()
-        done = super().fenced(task_id, token, work)
+        done = super().write(work)
         self._pass()
         return done
 

@@ -14,7 +14,7 @@ from sytq_plugins.llm.row import ValuationRecord
 
 from sytq.errors import DatabaseUnavailable, Lost
 from sytq.ids import derived_id, new_id
-from sytq.ledger import migrations
+from sytq.ledger import migrations, steps
 from sytq.ledger.database import is_mysql, open_database, transact
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask
@@ -271,6 +271,48 @@ def test_p4_failed_call_does_not_hide_that_one_before_it_was_interrupted(ledger:
     ledger.forget_step(task_id, 2, "s")  # the second was answered with an error
     assert ledger.begin_step(task_id, 3, "s").interrupted == 1
     assert ledger.begin_step(task_id, 4, "s").interrupted == 2
+
+
+def test_p3_what_is_marked_is_written_once_with_the_result_or_after_it(ledger: Ledger) -> None:
+    task_id, ends = accepted(ledger), []
+
+    def finish(token: int, name: str) -> None:
+        ledger.finish_step(
+            task_id, token, name, '"value"', lambda: ends.append("also"), lambda: ends.append("end"), "m"
+        )
+
+    ledger.begin_step(task_id, 2, "s")
+    finish(2, "s")
+    assert ends == ["also", "end"]
+    finish(2, "s")  # its COMMIT may have been answered with silence
+    ledger.begin_step(task_id, 3, "another")
+    finish(3, "another")
+    assert ends[2:] == ["also", "also"]
+    assert not ledger.fenced(task_id, 3, lambda: steps.mark(ledger.database, task_id, 3, "m"))
+    assert ledger.fenced(task_id, 3, lambda: steps.mark(ledger.database, task_id, 3, "n"))
+    assert {(step.name, step.state, step.value) for step in ledger.steps(task_id)} == {
+        ("s", "done", '"value"'), ("another", "done", '"value"'), ("m", "done", "null"), ("n", "done", "null")
+    }  # fmt: skip
+    record(ledger, ended(task_id, 3, "dead"))
+    with pytest.raises(Lost) as lost:
+        finish(4, "late")
+    assert lost.value.ended
+
+
+def test_p6_no_later_attempt_slips_in_while_a_result_is_written(mysql_url: str) -> None:
+    database, other = open_database(mysql_url), open_database(mysql_url)
+    make_tables(database)
+    ledger = Ledger(database)
+    task_id = accepted(ledger)
+    ledger.begin_step(task_id, 1, "s")
+    look = f"SELECT id FROM sytq_tasks WHERE id = '{task_id}' FOR UPDATE NOWAIT"
+
+    def slip_in() -> None:
+        with other.connection_context(), pytest.raises(peewee.OperationalError, match=r"Lock wait|NOWAIT"):
+            other.execute_sql(look)
+
+    ledger.finish_step(task_id, 1, "s", '"value"', slip_in)
+    assert [step.state for step in ledger.steps(task_id)] == ["done"]
 
 
 def test_a_deadlock_repeats_the_whole_transaction(mysql_url: str) -> None:

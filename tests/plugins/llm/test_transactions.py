@@ -18,9 +18,9 @@ from tests.plugins.llm.test_spend import priced
 from tests.provider import REPORT, Stage, answers
 from tests.servers import MySQLServer
 
-#: A valuation of one node, beside BEGIN and COMMIT. Before its call: fencing token, step, row, what is there of earlier
-#: attempts, row, call. After it: fencing token, step, cost, mark of the written end, row, row.
-STATEMENTS = 12
+#: A valuation of one node, beside BEGIN and COMMIT. Before its call: fencing token, step, row with what is there of
+#: earlier attempts, row, call. After it: step with fencing token and the mark of the written end, cost, row, row.
+STATEMENTS = 9
 #: Its callback: what is there of earlier attempts, its task.
 CALLBACK = 2
 
