@@ -43,6 +43,7 @@ class Attempt:
         self._outputs: dict[str, Any] = {}
         self._standing = Standing(0, False, None)  # at the beginning of the attempt
         self._values: dict[str, Any] = {}  # that were written last
+        self._callback_url: str | None = None  # at the beginning, until the end was tried
 
     async def run(self) -> list[Answered]:
         """The answers of all nodes. Raises Fail when the caller's table cannot hold what is written into it, and
@@ -89,25 +90,30 @@ class Attempt:
         elif place.number > self._standing.done:
             self._write(rows, self._shown(place.number))
         if runs:
+            url = self._row["callback_url"] or ""
+            self._callback_url = url if isinstance(url, str) else None
             self._asking.begin(tx, place, node, self._row, self._outputs)
 
     def _end(self, tx: Transaction, last: Answered) -> None:
         """Write the report and insert its callback."""
         rows = Rows(tx.database, self._table)
-        try:
-            row = rows.lock(self._row_id)  # the answer does not wait for others to be done with the row
-        except RowLocked:
-            raise
-        except RowMissing:
-            raise Fail(
-                f"row {self._row_id} of {self._table} was deleted while its report was made; "
-                "the report stays in this task's steps"
-            ) from None
-        values = completed(self._labels, last["content"], len(self._plan))
+        self._values = completed(self._labels, last["content"], len(self._plan))
+        # The answer does not wait for others to be done with the row. The first try does not read the row again.
+        url, self._callback_url = self._callback_url, None
+        if url is None or not rows.update_free(self._row_id, url, **self._values):
+            try:
+                url = rows.lock(self._row_id)["callback_url"]
+            except RowLocked:
+                raise
+            except RowMissing:
+                raise Fail(
+                    f"row {self._row_id} of {self._table} was deleted while its report was made; "
+                    "the report stays in this task's steps"
+                ) from None
+            self._write(rows, self._values)
         body = callback.body(self._table, self._row_id, self._ctx.id, report=last["content"], error=None)
-        if refused := callback.send(tx, row["callback_url"], body):
-            values |= {"failed_info": refused, "progress_info": f"done, but {refused}"}
-        self._write(rows, values)
+        if refused := callback.send(tx, url, body):
+            self._write(rows, {"failed_info": refused, "progress_info": f"done, but {refused}"})
 
     def _write(self, rows: Rows, values: dict[str, Any]) -> None:
         self._values = values

@@ -6,7 +6,7 @@ Table names come from the allow-list only; columns may all be NULL.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
@@ -21,7 +21,8 @@ from sytq.ledger.refusals import code_of, text_of
 from .config import StatusLabels
 
 _OF_CALLER = "in a statement on the caller's table"
-LINE = 500  # characters of progress_info and failed_info
+LINE = 500  # characters of _LINES
+_LINES = ("progress_info", "failed_info")
 #: Columns that valuations read and write, beside `id`, and those of a row that the prompt form inserts into FORM_TABLE.
 READ = ("status", "user_message", "sys_message", "callback_url")
 WRITTEN = (
@@ -34,6 +35,7 @@ FORM = (
 _READ = ", ".join(f"`{name}`" for name in ("id", *READ))
 _NOWAIT = (1205, 3572)  # MariaDB's and MySQL's code of a lock that another transaction has
 NOTHING: Mapping[str, str] = {}
+_SAME_TABLE = (1093, 1443)  # refusals of a statement that reads the table, or a view of it, that it changes
 _FIRST_LOOK, _LAST_LOOK = 0.2, 2.0  # seconds between two looks for a missing row
 
 
@@ -138,17 +140,35 @@ class Rows:
     def update(self, id: int, only: Mapping[str, Any] | None = None, *, failed: bool = False, **values: Any) -> bool:
         """Write columns, with short texts for people cut to length, and one more in `failed_times` if it `failed`.
         False without such a row that has the values of `only`."""
-        for column in ("progress_info", "failed_info"):
-            if isinstance(values.get(column), str):
-                values[column] = line(values[column])
+        only = only or {}
+        found = ["`id` = ?", *(f"`{name}` {'IS' if value is None else '='} ?" for name, value in only.items())]
+        return self._update(values, found, id, *only.values(), failed=failed)
+
+    def update_free(self, id: int, callback_url: str, **values: Any) -> bool:
+        """As `update`, without waiting for another transaction, of a row that still has this `callback_url`. Raises
+        RowLocked."""
+        same = "COALESCE(HEX(`callback_url`), '') = ?"  # whatever its collation takes for the same
+        free = f"SELECT `id` FROM `{self.name}` WHERE `id` = ?"  # noqa: S608
+        if is_mysql(self._database):  # reads its own table from a derived one alone, and LIMIT makes it one
+            free = f"SELECT `id` FROM ({free} LIMIT 1 FOR UPDATE NOWAIT) AS free"  # noqa: S608
+        try:
+            return self._update(values, [f"`id` = ({free})", same], id, callback_url.encode().hex().upper())
+        except peewee.OperationalError as error:
+            if code_of(error) in _SAME_TABLE:
+                return False
+            if code_of(error) not in _NOWAIT:
+                raise
+            raise RowLocked(self.name, id) from None
+
+    def _update(self, values: Mapping[str, Any], found: Sequence[str], *of: Any, failed: bool = False) -> bool:
+        values = {name: line(value) if name in _LINES and value else value for name, value in values.items()}
         # SQLite lacks MySQL's automatic update; the time is the database's.
         changes = [*(f"`{name}` = ?" for name in values), "`updated_at` = CURRENT_TIMESTAMP"]
         if failed:
             changes.append("`failed_times` = COALESCE(`failed_times`, 0) + 1")
-        found = ["`id` = ?", *(f"`{name}` {'IS' if value is None else '='} ?" for name, value in (only or {}).items())]
         sql = f"UPDATE `{self.name}` SET {', '.join(changes)} WHERE {' AND '.join(found)}"  # noqa: S608
         with self._theirs():
-            return bool(execute(self._database, sql, *values.values(), id, *(only or {}).values()).rowcount)
+            return bool(execute(self._database, sql, *values.values(), *of).rowcount)
 
     @contextmanager
     def _theirs(self) -> Iterator[None]:

@@ -267,13 +267,14 @@ def test_row_deleted_during_the_call_is_reported_and_answer_kept(desk: Desk) -> 
     assert json.loads(desk.steps(task)["node-0"].value)["content"] == REPORT
 
 
-def test_callback_url_changed_during_the_call_is_used(desk: Desk) -> None:
+@pytest.mark.parametrize("before", [None, "https://old.example.com/", "https://New.example.com/"])
+def test_callback_url_changed_during_the_call_is_used(desk: Desk, before: str | None) -> None:
     async def changes(stage: Stage) -> None:
         desk.sql("UPDATE valuation_records SET callback_url = 'https://new.example.com/'")
         await answers()(stage)
 
     desk.provider.play(changes)
-    desk.add_row(callback_url=ORIGIN)
+    desk.add_row(callback_url=before)
     task = desk.submit()
     desk.run(task)
     assert desk.callback(task)[0]["url"] == "https://new.example.com/"

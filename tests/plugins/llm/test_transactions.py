@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 
 import pymysql.connections
@@ -16,11 +17,11 @@ from tests.plugins.llm.desk import Desk
 from tests.plugins.llm.test_paid import assert_paid_once, breaking, signal
 from tests.plugins.llm.test_spend import priced
 from tests.provider import REPORT, Stage, answers
-from tests.servers import MySQLServer
+from tests.servers import MySQLServer, poll
 
 #: A valuation of one node, beside BEGIN and COMMIT. Before its call: fencing token, step, row with what is there of
-#: earlier attempts, row, call. After it: step with fencing token and the mark of the written end, cost, row, row.
-STATEMENTS = 9
+#: earlier attempts, row, call. After it: step with fencing token and the mark of the written end, cost, row.
+STATEMENTS = 8
 #: Its callback: what is there of earlier attempts, its task.
 CALLBACK = 2
 
@@ -120,6 +121,36 @@ def test_p4_answer_does_not_wait_for_a_row_that_its_caller_holds(mysql_desk: Des
     mysql_desk.run(task_id)
     assert_paid_once(mysql_desk, task_id, 1, calls=1)
     assert mysql_desk.row()["failed_times"] in (0, None)
+
+
+def test_p4_answer_does_not_wait_for_what_a_trigger_of_the_table_waits_for(
+    mysql_desk: Desk, mysql_server: MySQLServer
+) -> None:
+    mysql_desk.add_row()
+    mysql_desk.sql("CREATE TABLE counted (completed INT)")
+    mysql_desk.sql("INSERT INTO counted VALUES (0)")
+    task_id = mysql_desk.submit()
+    with contextlib.closing(mysql_server.connect(mysql_desk.database_name, autocommit=False)) as other:
+
+        def commit() -> None:
+            poll(lambda: mysql_desk.steps(task_id)["node-0"].state == "done")
+            other.commit()
+
+        async def counts(stage: Stage) -> None:
+            mysql_desk.sql(
+                "CREATE TRIGGER counts AFTER UPDATE ON valuation_records FOR EACH ROW"
+                " UPDATE counted SET completed = completed + (NEW.status = 'completed')"
+            )
+            other.cursor().execute("UPDATE counted SET completed = completed + 10")
+            committing.start()
+            await answers()(stage)
+
+        committing = threading.Thread(target=commit)
+        mysql_desk.provider.play(counts)
+        mysql_desk.run(task_id)
+        committing.join()
+    assert_paid_once(mysql_desk, task_id, 1, calls=1)
+    assert list(map(tuple, mysql_desk.sql("SELECT completed FROM counted"))) == [(11,)]
 
 
 def test_p4_deadlock_of_the_rows_end_repeats_the_whole_transaction(
