@@ -6,9 +6,11 @@ A response is sent once the rows are committed; it never waits for Redis.
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,7 +19,7 @@ import structlog
 
 from sytq.api.problems import Taken
 from sytq.batcher import Batcher
-from sytq.errors import DatabaseUnavailable, Overloaded
+from sytq.errors import DatabaseUnavailable
 from sytq.ledger.database import read, transact
 from sytq.ledger.idempotency import Claim, Submitted, correct, find, reserve
 from sytq.ledger.insert import Acceptance, Accepted, Existing, NewTask, Refused
@@ -32,8 +34,8 @@ log = structlog.get_logger(__name__)
 #: Limits of a batch; the characters are of payloads, to stay far below MySQL's max_allowed_packet.
 _MAX_TASKS, _MAX_CHARACTERS = 500, 4 << 20
 _MAX_WAITING = 10_000
-#: Maximum of written batches that wait for Redis; the reconciler dispatches later ones.
-_MAX_UNDISPATCHED = 10
+#: Maximum of written tasks that wait for Redis; the reconciler dispatches later ones.
+_MAX_UNDISPATCHED = 5_000
 #: Seconds without dispatch after Redis failed; the reconciler dispatches tasks accepted meanwhile.
 _REDIS_PAUSE = 1.0
 
@@ -58,11 +60,12 @@ class SubmissionBatcher:
         self._batcher = Batcher(
             self._accept, name="submissions", max_waiting=_MAX_WAITING, max_size=1.0, size=_share_of_batch
         )
-        self._dispatches = Batcher(self._dispatch, name="batches", max_waiting=_MAX_UNDISPATCHED)
         self._since: float | None = None  # start of the current batch
+        # A thread that has written a batch dispatches it too; meanwhile the other one writes the next.
+        self._writers = ThreadPoolExecutor(2, thread_name_prefix="sytq-api-writer")
+        self._undispatched: deque[NewTask] = deque()
+        self._dispatching = threading.Lock()
         self._redis_resumes = 0.0
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-writer")
-        self._dispatcher = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-dispatcher")
 
     def submit(
         self,
@@ -87,7 +90,7 @@ class SubmissionBatcher:
     async def earlier(self, claim: Claim) -> Submitted | None:
         """Return the result of an earlier request with the same Idempotency-Key. Raises DatabaseUnavailable."""
         look = partial(read, self._ledger.database, partial(find, claim))
-        return await asyncio.get_running_loop().run_in_executor(self._writer, look)
+        return await asyncio.get_running_loop().run_in_executor(self._writers, look)
 
     def writing_for(self) -> float:
         """Seconds since the current batch began; 0 without one."""
@@ -96,47 +99,54 @@ class SubmissionBatcher:
     async def close(self) -> None:
         """Wait until all submissions are written and dispatched."""
         await self._batcher.drain()
-        await self._dispatches.drain()
-        self._writer.shutdown()
-        self._dispatcher.shutdown(wait=False)
+        await asyncio.to_thread(self._writers.shutdown)
 
     # -- on the event loop
 
     async def _accept(self, batch: list[_Submission]) -> list[Submitted | Exception]:
-        loop = asyncio.get_running_loop()
-        self._since = loop.time()
+        written: Future[list[Submitted | Exception]] = Future()
+        self._since = asyncio.get_running_loop().time()
         try:
-            results = await loop.run_in_executor(self._writer, self._write, batch)
+            self._writers.submit(self._process, batch, written)
+            results = await asyncio.wrap_future(written)
         finally:
             self._since = None
         with logs.together():
             for submission, result in zip(batch, results, strict=True):
                 if submission.written is not None and isinstance(result, Submitted):
                     submission.written(result)
-        if new := list(_dispatchable(batch, results)):
-            with suppress(Overloaded):
-                self._dispatches.add(new)
         unavailable = next((result for result in results if isinstance(result, DatabaseUnavailable)), None)
         if unavailable is not None:  # later submissions would wait as long for the same error
             self._ledger_check.refused()
             self._batcher.fail_waiting(unavailable)
-        elif new:
-            self._ledger_check.accepted()
         return results
 
-    async def _dispatch(self, batches: list[list[NewTask]]) -> list[None]:
-        loop, tasks = asyncio.get_running_loop(), [task for batch in batches for task in batch]
-        if loop.time() >= self._redis_resumes:
-            try:
-                dispatched = await loop.run_in_executor(self._dispatcher, self._submitter.dispatch, tasks)
-            except Exception:
-                log.exception("dispatch failed: the reconciler will do it", tasks=len(tasks))
-                dispatched = 0
-            if not dispatched:
-                self._redis_resumes = loop.time() + _REDIS_PAUSE
-        return [None] * len(batches)
+    # -- on the writers' threads
 
-    # -- on the writer's thread
+    def _process(self, batch: list[_Submission], written: Future[list[Submitted | Exception]]) -> None:
+        """Write a batch, which the event loop then answers, and dispatch its tasks, unless the other thread does."""
+        results = self._write(batch)
+        if new := list(_dispatchable(batch, results)):
+            self._ledger_check.accepted()
+        if len(self._undispatched) < _MAX_UNDISPATCHED:
+            self._undispatched.extend(new)
+        written.set_result(results)
+        while self._undispatched and self._dispatching.acquire(blocking=False):
+            try:
+                self._dispatch([self._undispatched.popleft() for _ in range(len(self._undispatched))])
+            finally:
+                self._dispatching.release()
+
+    def _dispatch(self, tasks: list[NewTask]) -> None:
+        if time.monotonic() < self._redis_resumes:
+            return
+        try:
+            dispatched = self._submitter.dispatch(tasks)
+        except Exception:
+            log.exception("dispatch failed: the reconciler will do it", tasks=len(tasks))
+            dispatched = 0
+        if not dispatched:
+            self._redis_resumes = time.monotonic() + _REDIS_PAUSE
 
     def _write(self, batch: list[_Submission]) -> list[Submitted | Exception]:
         """Write a batch in one transaction; return the result or error of each submission."""
