@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from sytq.config.masking import MASK, mask_text, masked
+from sytq.config.masking import MASK, mask_text, masked, may_hold_secret
 from sytq.observability.log_stream import LogStream
 
 #: At debug level these print SQL parameters, messages or headers: prompts, payloads and keys.
@@ -41,6 +41,8 @@ _identity: dict[str, str] = {}
 _WITH_OWN_HANDLERS = ("gunicorn.error", "gunicorn.access")
 _LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()} | {"exception": logging.ERROR}
 _ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
+#: The attributes of every record.
+_BLANK = vars(logging.LogRecord("", 0, "", 0, "", (), None))
 _with_exception = structlog.processors.ExceptionRenderer()
 _with_extra = structlog.stdlib.ExtraAdder()
 
@@ -93,8 +95,10 @@ def configure(level: str, format: Literal["json", "console"] | str, process: str
 
 def _hand_over(logger: logging.Logger, method: str, event: EventDict) -> NoReturn:
     """Give a line to the handlers. The logger's own methods would look for the caller of each line first."""
-    record = logger.makeRecord(logger.name, _LEVELS[method], "", 0, event, (), None)
-    record.is_event = True
+    created, level = time.time(), _LEVELS[method]
+    record = logging.LogRecord.__new__(logging.LogRecord)  # its constructor takes apart the path of a source file
+    vars(record).update(_BLANK, name=logger.name, msg=event, levelno=level, levelname=logging.getLevelName(level))
+    vars(record).update(created=created, msecs=created % 1 * 1000, is_event=True)
     logger.handle(record)
     raise structlog.DropEvent
 
@@ -112,21 +116,23 @@ class _Formatter(logging.Formatter):
         event: Any = record.msg if hasattr(record, "is_event") else _of_library(record)
         if "exc_info" in event:
             event = _with_exception(None, "", dict(event))  # other handlers take the record too
+        # One look at the texts of a line together, as nearly all lines hold no secret.
+        is_clean = not may_hold_secret("\n".join([value for value in event.values() if type(value) is str]))
         seconds, milliseconds = divmod(int(record.created * 1000), 1000)
         said = {
             "level": record.levelname.lower(),
-            "msg": masked("msg", event.get("event", "")),
+            "msg": masked("msg", event.get("event", ""), is_clean=is_clean),
             "time": f"{_second(seconds)}.{milliseconds:03d}Z",
             "logger": _name(record.name),
             "process": self._process,
             **_identity,
         }
         if "task_id" in event and "job_id" not in event:
-            said["job_id"] = masked("job_id", event["task_id"])  # contract D's word for it
+            said["job_id"] = masked("job_id", event["task_id"], is_clean=is_clean)  # contract D's word for it
         for key, value in event.items():
             if key not in said and key != "event":
                 # The text of the fields shown, with secrets masked, and only the numbers of others.
-                said[key] = masked(key, value) if key in self._shown else _number(value)
+                said[key] = masked(key, value, is_clean=is_clean) if key in self._shown else _number(value)
         return str(self._render(None, "", said))
 
 
