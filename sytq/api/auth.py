@@ -8,7 +8,7 @@ paths, and they alone, take a session's cookie too, and lead a browser without o
 from __future__ import annotations
 
 import ipaddress
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -51,7 +51,7 @@ class Auth:
 
     Later parts put response headers into `req.context.headers`, and further text for the audit log into
     `req.context.audit_detail`, None when nothing was changed. `req.context.session` is the token of the session that
-    the caller came by, if any. Streams, which may outlast session and key, ask `req.context.is_still_valid()`.
+    the caller came by, if any. Streams, which may outlast session and key, ask `req.context.is_still_valid(req)`.
     """
 
     def __init__(
@@ -76,7 +76,8 @@ class Auth:
             # Refuse pages of other sites in a browser on this machine.
             raise falcon.HTTPForbidden(description="requests of web pages from another origin are not served")
         client = req.scope.get("client")
-        req.context.is_still_valid = partial(self._is_still_valid, req, client)
+        # Takes the request: a part that has it would be a cycle, and every request waited for the garbage collector.
+        req.context.is_still_valid = self._is_still_valid
         if self._enabled:
             req.context.caller = NOBODY
             if req.path != LOGIN:
@@ -108,10 +109,11 @@ class Auth:
         location = url(req.root_path, "/login", next=wanted or None)
         raise falcon.HTTPStatus(falcon.HTTP_303, headers={"Location": location, "Cache-Control": "no-store"})
 
-    async def _is_still_valid(self, req: falcon.asgi.Request, client: object) -> bool:
+    async def _is_still_valid(self, req: falcon.asgi.Request) -> bool:
         """Whether the session or key of a request has not ended since."""
         if not self._enabled:
             return True
+        client = req.scope.get("client")
         try:
             if req.context.session is not None:
                 return await self._sessions.caller(req.context.session, client) is not None

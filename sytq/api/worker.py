@@ -58,8 +58,7 @@ class _Protocol(ASGIProtocol):  # type: ignore[misc]
         self._keepalive_handle = self.worker.loop.call_later(HEAD_SECONDS, self._keepalive_timeout)
 
     async def _serve_http_request(self, request: Any, sockname: Any, peername: Any) -> Any:
-        is_probe = request.path.startswith("/healthz/") or request.path in ("/health", "/metrics")
-        if self._for_probes and not is_probe:
+        if self._for_probes and not request.path.startswith(("/healthz/", "/health", "/metrics")):
             self._refuse()
             return False
         return await super()._serve_http_request(request, sockname, peername)

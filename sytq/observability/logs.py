@@ -95,7 +95,7 @@ def configure(level: str, format: Literal["json", "console"] | str, process: str
 
 def _hand_over(logger: logging.Logger, method: str, event: EventDict) -> NoReturn:
     """Give a line to the handlers. The logger's own methods would look for the caller of each line first."""
-    created, level = time.time(), _LEVELS[method]
+    created, level = time.time(), _LEVELS[method]  # noqa: TID251 (as the records of libraries)
     record = logging.LogRecord.__new__(logging.LogRecord)  # its constructor takes apart the path of a source file
     vars(record).update(_BLANK, name=logger.name, msg=event, levelno=level, levelname=logging.getLevelName(level))
     vars(record).update(created=created, msecs=created % 1 * 1000, is_event=True)

@@ -56,7 +56,7 @@ class Events(One):
             while (now := time.monotonic()) < deadline and not stop.is_set():
                 if now >= verify_at:
                     verify_at = now + CACHE_SECONDS
-                    if not await req.context.is_still_valid():
+                    if not await req.context.is_still_valid(req):
                         return
                 snapshot = watched.snapshot
                 if snapshot is not None and (event_id := snapshot.version) != seen:
