@@ -43,12 +43,13 @@ _INTERVAL = 1.0
 _SECOND_LOOK = 0.5
 #: Seconds for which one look is enough, after so many tasks were missing at their second look: Redis was emptied.
 _LOSS, _LOST_TASKS = 60.0, 100
-_NEW = dt.timedelta(seconds=60)
+#: How old a new task is at most, and seconds after which all of them are compared again: one may be committed late.
+_NEW, _ANEW = dt.timedelta(seconds=60), 10.0
 _RESULTS_INTERVAL = 10.0
 
 
 class Reconciler(LeasedLoop):
-    """Compares the new tasks in each round, and all unfinished tasks page by page."""
+    """Compares the tasks that came since the last round, and all unfinished tasks page by page."""
 
     def __init__(
         self,
@@ -75,6 +76,8 @@ class Reconciler(LeasedLoop):
         self._cursor: Unfinished | None = None
         self._unknown: dict[str, float] = {}  # task that Redis did not know -> when it was first looked at
         self._loss_until = 0.0
+        self._new = utcnow(), ""  # the new task that was compared last: when it was created, and its id
+        self._anew_at = 0.0
         self._waits: tuple[str, str] | None = None
         self._results_due = 0.0
 
@@ -90,13 +93,15 @@ class Reconciler(LeasedLoop):
         if not self._paired():
             return 0.5
         dispatched = self._look_again()
-        since, after = utcnow() - _NEW, ""
+        if time.monotonic() >= self._anew_at:
+            self._new, self._anew_at = (utcnow() - _NEW, ""), time.monotonic() + _ANEW
         for _ in range(_NEW_PAGES):
-            found = self._ledger.newcomers(since, after, _PAGE)
+            found = self._ledger.newcomers(*self._new, _PAGE)
             dispatched += self._dispatch_missing([task_id for task_id, _ in found])
+            if found:
+                self._new = found[-1][::-1]
             if len(found) < _PAGE:
                 break
-            after, since = found[-1]
         page = self._ledger.unfinished(self._cursor, _PAGE)
         dispatched += self._dispatch_missing([task.id for task in page])
         self._cursor = page[-1] if len(page) == _PAGE else None
