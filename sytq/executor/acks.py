@@ -189,21 +189,22 @@ def named(outcome: Outcome) -> str:
 
 
 def end_event(run: Delivery, outcome: Outcome, attempts: int, worker: str) -> str:
-    """Return the data of the event of an attempt's end, as the recorder reads it."""
+    """Return the data of the event of an attempt's end, as the recorder reads it; most have six values."""
     now, started = int(clock.now() * 1000), int(run.started * 1000)
-    return json.dumps(
-        {
-            "state": STATES[outcome.kind],
-            "attempts": attempts,
-            "worker": worker,
-            "outcome": named(outcome),
-            "started": started,
-            "finished": int(run.ended * 1000),
-            "due": now + int(outcome.delay * 1000) if outcome.kind == "retry" else None,
-            "result": outcome.result,
-            "error": outcome.error,
-            "fingerprint": outcome.fingerprint,
-            "progress": run.progress,
-            "detail": run.detail | run.waits.recorded(started, runs_again=outcome.kind == "retry"),
-        },
-    )
+    event = {
+        "state": STATES[outcome.kind],
+        "attempts": attempts,
+        "worker": worker,
+        "outcome": named(outcome),
+        "started": started,
+        "finished": int(run.ended * 1000),
+    }
+    more = {
+        "due": now + int(outcome.delay * 1000) if outcome.kind == "retry" else None,
+        "result": outcome.result,
+        "error": outcome.error,
+        "fingerprint": outcome.fingerprint,
+        "progress": run.progress,
+        "detail": run.detail | run.waits.recorded(started, runs_again=outcome.kind == "retry"),
+    }
+    return json.dumps(event | {name: value for name, value in more.items() if value})

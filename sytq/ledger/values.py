@@ -9,6 +9,8 @@ from typing import Any
 
 from sytq import clock
 
+_EPOCH = dt.datetime(1970, 1, 1)
+
 
 def utcnow() -> dt.datetime:
     return naive(clock.utc())
@@ -21,7 +23,7 @@ def naive(moment: dt.datetime) -> dt.datetime:
 
 def from_ms(ms: int) -> dt.datetime:
     """Unix milliseconds (Redis' clock) as naive UTC."""
-    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).replace(tzinfo=None)
+    return _EPOCH + dt.timedelta(milliseconds=ms)  # takes half as long as `fromtimestamp`
 
 
 def to_ms(moment: dt.datetime) -> int:

@@ -44,7 +44,7 @@ def started(runtime: Runtime, type_name: str, crowd: Crowd) -> Delivery:
 
 def recorded(delivery: Delivery, kind: Any = "done") -> Any:
     """What the event of the attempt's end has."""
-    return json.loads(end_event(delivery, Outcome(kind), 1, "w"))["detail"].get(WAITS)
+    return json.loads(end_event(delivery, Outcome(kind), 1, "w")).get("detail", {}).get(WAITS)
 
 
 @pytest.mark.parametrize("type_name", ["called", "called-plain"])

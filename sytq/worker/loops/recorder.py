@@ -29,13 +29,13 @@ from sytq.worker.loops.position import Entries, Position
 log = structlog.get_logger(__name__)
 
 #: Errors of an event with content that no worker can ever write.
-_CONTENT = (peewee.DataError, ValueError, KeyError, TypeError)
+_CONTENT = (peewee.DataError, ValueError, KeyError, TypeError, OverflowError)
 _ASIDE = Counter("sytq_events_set_aside_total", "Events that no column of the ledger takes.")
 #: fetch.lua's mark of a task that is dead because its workers died.
 WORKER_DIED = "worker-died"
 #: Entries of one transaction, so many that most starts find their ends in it: then an attempt is written once. And what
 #: one call of a script may remove.
-_BATCH, _REMOVED = 1000, 500
+_BATCH, _REMOVED = 2000, 500
 _BLOCK_MS = 500
 #: From so many entries at once on more are coming: for so many seconds they gather. A batch costs five round trips to
 #: Redis and a transaction, and each of these takes the interpreter from a task.
