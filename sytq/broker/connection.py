@@ -273,6 +273,8 @@ def _has(text: str, words: Sequence[str]) -> bool:
 def _text(name: str) -> str:
     """Return a script preceded by the parts that it includes."""
     before = ["_clock.lua", "_state_index.lua"]
+    if name.startswith(("fetch", "ack", "limiter_")):
+        before.append("_later.lua")
     if name in ("fetch.lua", "isolate.lua", "heartbeat.lua"):
         before.append("_crashes.lua")
     match name.removesuffix(".lua"):

@@ -93,6 +93,11 @@ class Inspection:
                 found[task_id] = replace(found[task_id], state=QUEUED, parked=True)
         return found
 
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Return which of `ids` Redis knows. One round trip."""
+        states = self._redis.ask("HMGET", self._keys.live, *ids) if ids else []
+        return {task_id for task_id, state in zip(ids, states, strict=True) if state}
+
     def types(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the type of each of `ids` that Redis knows. One round trip."""
         states = self._redis.ask("HMGET", self._keys.live, *ids) if ids else []

@@ -121,7 +121,7 @@ class Acks:
                 attempts,
                 int(outcome.delay * 1000),
                 end_event(run, outcome, attempts, self._consumer),
-                run.next_body,
+                "" if outcome.kind in _ENDS else run.next_body,
                 int(run.queue_name in self._limited),
                 # A retry ends here if the task's cancellation was requested.
                 end_event(run, Outcome("cancelled", error=cancellation(run)), attempts, self._consumer)

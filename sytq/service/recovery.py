@@ -82,7 +82,7 @@ class Recovery:
             while ids:
                 number += transact(self._ledger.database, partial(self._end, ids, error))
                 ids = transact(self._ledger.database, partial(_dependents, ids))
-                ids = [task_id for task_id in ids if task_id not in self._inspection.live(ids)]
+                ids = list(set(ids) - self._inspection.known(ids))
         return number
 
     def _unfinished(self) -> Iterator[tuple[list[Task], dict[str, Live]]]:

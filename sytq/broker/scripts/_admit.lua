@@ -3,6 +3,7 @@
 -- A task that waits is called; should nobody do so, it looks again in time: the estimated wait times a factor, plus a
 -- minute, at most ten; after a day at a pause, or each of its tasks would be fetched and refused again and again.
 local FALLBACK_FACTOR, FALLBACK_MS, MAX_WAIT_MS, PAUSED_MS = 1.2, 60000, 600000, 86400000
+local TIMESTAMP = '"message_timestamp": (%d+)}$'
 local FETCHED = '0'  -- the id of the permit that a fetch grants: a task has one of a limiter
 local unknown, refusals = {}, {}  -- by name, in this call; refusals: {limiter, created, ms, step}
 
@@ -12,7 +13,7 @@ local function is_granted(wanted, l)
   if l.consumer ~= GRANTED or not wanted.record or not wanted.record.granted then return false end
   for _, limiter in ipairs(wanted.limiters) do
     local own, s = wanted.own[limiter.name], limiter.state
-    if #own ~= 1 or pause_of(limiter) or count(PERMITS, limiter.name) > concurrency(limiter) then return false end
+    if #own ~= 1 or pause_of(limiter) or held(limiter) > concurrency(limiter) then return false end
     if s.breaker ~= 'closed' and not s.probes[own[1]] then return false end
   end
   return true
@@ -23,7 +24,7 @@ local function give_back(wanted)
   for _, limiter in ipairs(wanted.limiters) do
     for _, permit in ipairs(wanted.own[limiter.name]) do
       if select(3, permit:match(PERMIT)) == FETCHED then
-        redis.call('ZREM', PERMITS, permit)
+        remove_permits(limiter, permit)
         uncount(limiter, permit)
       end
     end
@@ -40,12 +41,13 @@ end
 
 -- Returns what to grant, and the limiter that refuses, if one does. Nothing when the attempt acquires its permits itself.
 -- names: those of its submission; a task that has waited needs those that it waited for. of_type: the limits of its type.
-local function admit(id, l, names, created, of_type)
-  local w = l.consumer ~= '' and record(id)
+local function admit(id, l, names, message, of_type)
+  local w = l.record and cjson.decode(l.record) or l.record == nil and l.consumer ~= '' and record(id)
   if w then names = table.concat(w.gates, ' ') end
   local own_type = of_type and limiter_of_type(l.type, of_type)
-  local wanted = { id = id, cost = w and w.units or 0, permit = FETCHED, created = rank(created, l.priority), limiters = { own_type },
-    own = {}, own_type = own_type, record = w }
+  local created = w and w.created or rank(message:sub(-64):match(TIMESTAMP) or now, l.priority)
+  local wanted = { id = id, cost = w and w.units or 0, permit = FETCHED, created = created, limiters = { own_type }, own = {},
+    own_type = own_type, record = w }
   for name in names:gmatch('%S+') do
     local limiter = not unknown[name] and get(name)
     if not limiter or not limiter.stated then
@@ -82,8 +84,6 @@ local function admit(id, l, names, created, of_type)
   return wanted, refused
 end
 
-local queued, records, due, messages = {}, {}, {}, {}  -- of tasks that wait from now on, as arguments of their commands
-
 -- Has the task wait for the limiter that refused it.
 local function wait_for(id, l, wanted, refused, message)
   local w, limiter = wanted.record, refused.limiter
@@ -93,22 +93,11 @@ local function wait_for(id, l, wanted, refused, message)
   local new = { gates = gates, at = limiter.name, created = wanted.created, units = wanted.cost, token = int(l.token), fetch = true }
   local wait = math.min(math.max(refused.ms, 0) * FALLBACK_FACTOR + FALLBACK_MS, MAX_WAIT_MS)
   if pause_of(limiter) then wait = PAUSED_MS end
-  local n = #queued
-  queued[n + 1], queued[n + 2] = 0, place(id, new)
-  records[n + 1], records[n + 2] = id, cjson.encode(new)
-  due[n + 1], due[n + 2] = int(now + wait), id
-  messages[n + 1], messages[n + 2] = id, message
-end
-
--- Writes what `wait_for` has noted: hundreds of tasks may begin to wait in one call.
-local function write_waits()
-  if #queued == 0 then return end
-  redis.call('ZADD', delayed_tasks, unpack(due))
-  redis.call('HSET', bodies, unpack(messages))
-  redis.call('HSET', WAITING, unpack(records))
-  redis.call('ZADD', QUEUE, unpack(queued))
-  for _, refused in pairs(refusals) do look_within(refused.limiter, 500) end
-  queued, records, due, messages = {}, {}, {}, {}
+  later(1, 'ZADD', delayed_tasks, int(now + wait), id)
+  later(1, 'HSET', bodies, id, message)
+  later(1, 'HSET', WAITING, id, cjson.encode(new))
+  later(1, 'ZADD', QUEUE, 0, place(id, new))
+  look_within(limiter, 500)
 end
 
 -- Grants the permits, or makes those handed over the attempt's. -> {since when, the limiter that the task waited for or '',
@@ -119,7 +108,7 @@ local function granted(wanted, token)
   for _, limiter in ipairs(wanted.limiters) do
     local own = wanted.own[limiter.name]
     if wanted.granted then
-      at = tonumber(own[1]:match('(%d+)$'))
+      at = tonumber(own[1]:match('^.*|(.*)$'))
       enter(limiter, wanted, own, at)
     else
       grant(limiter, wanted, own)
@@ -134,4 +123,4 @@ local function granted(wanted, token)
   return out
 end
 
-return { limiter_of_type = limiter_of_type, admit = admit, wait_for = wait_for, write_waits = write_waits, granted = granted, save = save }
+return { limiter_of_type = limiter_of_type, admit = admit, wait_for = wait_for, granted = granted, save = save }

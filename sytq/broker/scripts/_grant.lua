@@ -28,14 +28,15 @@ local function judge(limiter, wanted, own, configuration)
   local name = limiter.name
   local me = '(' .. name .. '|1|' .. wanted.created .. '|' .. wanted.id
   local ahead = redis.call('ZLEXCOUNT', QUEUE, range(name, '1'), me)
-  return refusal(limiter, count(PERMITS, name) - #own, ahead, wanted.cost, configuration)
+  return refusal(limiter, held(limiter) - #own, ahead, wanted.cost, configuration)
 end
 
 -- Enters the permit of a task in place of its `own`, which it has held since `at` ms.
 local function enter(limiter, wanted, own, at)
-  if #own > 0 then redis.call('ZREM', PERMITS, unpack(own)) end
+  if #own > 0 then remove_permits(limiter, unpack(own)) end
   local permit = table.concat({ limiter.name, wanted.id, wanted.token, wanted.permit, int(at) }, '|')
-  redis.call('ZADD', PERMITS, 0, permit)
+  local added = redis.call('ZADD', PERMITS, 0, permit)
+  if limiter.held then limiter.held = limiter.held + added end
   if limiter.state.breaker == 'half_open' then limiter.state.probes[permit] = 1 end
   limiter.state.idle = nil
   look_within(limiter, 2000)
@@ -47,7 +48,7 @@ local function uncount(limiter, permit)
   limiter.state.probes[permit] = nil
   for _, acquired in ipairs(redis.call('ZRANGEBYLEX', ACQUIRED, range(limiter.name, pad(at), id, number))) do
     redis.call('ZREM', ACQUIRED, acquired)
-    limiter.state.units = limiter.state.units - tonumber(acquired:match('(%d+)$'))
+    limiter.state.units = limiter.state.units - tonumber(acquired:match('^.*|(.*)$'))
   end
 end
 

@@ -93,8 +93,8 @@ local function get(name)
   return limiter
 end
 
--- The loop looks at this limiter within so many ms.
-local function look_within(limiter, ms) redis.call('ZADD', DUE, 'LT', int(now + ms), limiter.name) end
+-- The loop looks at this limiter within so many ms; `save` tells it.
+local function look_within(limiter, ms) limiter.within = math.min(limiter.within or ms, ms) end
 
 -- The limits in force are those that were stated last, as JSON.
 local function set_limits(limiter, settings)
@@ -116,10 +116,23 @@ end
 local function save()
   for name, limiter in pairs(loaded) do
     if limiter.type then save_type_pause(limiter) end
+    if not limiter.stored then look_within(limiter, 60000) end
+    if limiter.within then redis.call('ZADD', DUE, 'LT', int(now + limiter.within), name) end
     local text = cjson.encode(limiter.state)
     if text ~= limiter.stored then redis.call('HSET', LIMITERS, name, text) end
-    if not limiter.stored then look_within(limiter, 60000) end
   end
+end
+
+-- How many permits are held.
+local function held(limiter)
+  limiter.held = limiter.held or count(PERMITS, limiter.name)
+  return limiter.held
+end
+
+local function remove_permits(limiter, ...)
+  local removed = redis.call('ZREM', PERMITS, ...)
+  if limiter.held then limiter.held = limiter.held - removed end
+  return removed
 end
 
 -- How many permits may be held at once.
@@ -188,7 +201,7 @@ local function in_window(limiter)
   local first = range(limiter.name)
   local edge = '(' .. limiter.name .. '|' .. pad(now - settings.window + 1)
   local old = redis.call('ZRANGEBYLEX', ACQUIRED, first, edge, 'LIMIT', 0, 500)
-  for _, acquired in ipairs(old) do s.units = s.units - tonumber(acquired:match('(%d+)$')) end
+  for _, acquired in ipairs(old) do s.units = s.units - tonumber(acquired:match('^.*|(.*)$')) end
   if #old > 0 then redis.call('ZREM', ACQUIRED, unpack(old)) end
   -- Those of the future, as the clock was set back, count for a whole window from now on.
   local last = select(2, range(limiter.name))
@@ -212,7 +225,7 @@ end
 
 -- Why the limiter grants no permit of this cost while so many others are held, and waited for by tasks that are ahead,
 -- and in about how many ms it could; nil when it grants one.
-local function refusal(limiter, held, ahead, cost, configuration)
+local function refusal(limiter, others, ahead, cost, configuration)
   local s, settings, breaker = limiter.state, limiter.settings, limiter.settings.breaker
   local took = s.took or UNKNOWN_MS
   local pause = pause_of(limiter, configuration)
@@ -226,8 +239,8 @@ local function refusal(limiter, held, ahead, cost, configuration)
   end
   local behind = ahead > 0 and ', ' .. int(ahead) .. ' ahead' or ''
   local most = concurrency(limiter)
-  if held + ahead >= most then
-    return int(held) .. ' of ' .. int(most) .. ' run' .. behind, (held + ahead + 1 - most) / most * took
+  if others + ahead >= most then
+    return int(others) .. ' of ' .. int(most) .. ' run' .. behind, (others + ahead + 1 - most) / most * took
   end
   local n, window = in_window(limiter), ' in ' .. settings.window / 1000 .. ' s'
   if settings.calls > 0 and n + ahead >= settings.calls then

@@ -54,7 +54,7 @@ local function end_otherwise(k, entry, fields, l, event, record, unused)
   -- The event first: without the right to it the task must not look ended.
   redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', cjson.encode(event))
   if event.state == 'queued' and (is_paused(l.type) or not is_suspect(record)) then
-    held[k .. ':' .. entry] = true  -- the stream has it until write_index
+    held[k .. ':' .. entry] = true  -- the stream has it until `write`
     return start_or_wait(k, entry, fields, l)
   elseif event.state == 'queued' then
     park(l, id, fields, record)

@@ -6,7 +6,7 @@ local function adapt(limiter, r)
   local s, most = limiter.state, concurrency(limiter)
   if r.outcome == 'ok' then
     -- A limit that the load does not come near proves nothing.
-    if 2 * (count(PERMITS, limiter.name) + 1) >= most then
+    if 2 * (held(limiter) + 1) >= most then
       s.limit = math.min(s.limit + (s.rising and 1 or 1 / s.limit), limiter.settings.running)
     end
   elseif r.outcome == 'overloaded' and r.at > (s.cut or 0) then  -- calls that were under way together count once
@@ -40,7 +40,7 @@ end
 local function release(limiter, r)
   local s, name = limiter.state, limiter.name
   local permit = table.concat({ name, r.id, r.token, r.permit, int(r.at) }, '|')
-  if redis.call('ZREM', PERMITS, permit) == 0 then return end
+  if remove_permits(limiter, permit) == 0 then return end
   local acquired = name .. '|' .. pad(r.at) .. '|' .. r.id .. '|' .. r.permit .. '|'
   if r.outcome == 'unused' then
     uncount(limiter, permit)

@@ -1,7 +1,6 @@
 -- Prepended to fetch.lua, behind _entry.lua: how an entry becomes a running task. `limiters` is _admit.lua with what it needs,
 -- built only when a task names limiters.
 local HEAD = '^{"queue_name": "[^"]*", "actor_name": "[^"]*", "kwargs": {}, "options": {"priority": "%a*", "limiters": "([^"]*)"'
-local TIMESTAMP = '"message_timestamp": (%d+)}$'
 local limited
 
 -- The limits of a task's type, '' where it has none but is paused.
@@ -9,17 +8,10 @@ local function limits_of_type(l) return limited_types[l.type] or is_paused(l.typ
 
 local function admit(id, l, message)
   local of_type = limits_of_type(l)
-  local names = grants and (message:match(HEAD) or l.consumer ~= '' and '') or of_type and ''
+  local names = grants and (l.record and '' or message:match(HEAD) or l.consumer ~= '' and '') or of_type and ''
   if not names then return end
   limited = limited or limiters()
-  return limited.admit(id, l, names, message:sub(-64):match(TIMESTAMP) or now, of_type)
-end
-
-local index, left_streams = {}, {}  -- what `write_index` writes: id, entry...; stream -> entries that leave it
-
-local function index_later(id, l)
-  local n = #index
-  index[n + 1], index[n + 2] = id, pack_live(l)
+  return limited.admit(id, l, names, message, of_type)
 end
 
 -- reclaimed: the outcome of an earlier start is not known and never will be. The attempt of that number begins anew.
@@ -30,7 +22,7 @@ local function start(k, entry, fields, l, reclaimed, wanted)
     if not reclaimed then l.attempts = l.attempts + 1 end
     l.token = math.max(l.token + 1, now, min_token)
     l.state, l.consumer, l.entry = 'running', me, entry
-    index_later(id, l)
+    later(2, 'HSET', live, id, pack_live(l))
     started[#started + 1] = { id, int(l.token), l.attempts, reclaimed }
     if rate > 0 then redis.call('ZADD', rate_key, now, id .. ':' .. int(l.token)) end
   else
@@ -38,14 +30,6 @@ local function start(k, entry, fields, l, reclaimed, wanted)
   end
   room = room - 1
   out[#out + 1] = { k, entry, id, message, l.attempts, l.max, int(l.token), wanted and limited.granted(wanted, int(l.token)) }
-end
-
--- The task leaves its stream, as it waits from now on.
-local function leave_later(k, entry, id, l)
-  l.state, l.entry, l.consumer = 'retrying', '', WAITED
-  index_later(id, l)
-  left_streams[k] = left_streams[k] or {}
-  table.insert(left_streams[k], entry)
 end
 
 -- Starts a task whose limiters grant their permits; another one waits in the wait queue of the limiter that refuses. While
@@ -59,15 +43,7 @@ local function start_or_wait(k, entry, fields, l)
     if not refused then return start(k, entry, fields, l, false, wanted) end
     limited.wait_for(id, l, wanted, refused, message)
   end
-  leave_later(k, entry, id, l)
-end
-
--- Writes what has become of the tasks looked at. Those that wait from now on leave their streams last: until then the
--- stream has them.
-local function write_index()
-  if #index == 0 then return end
-  if limited then limited.write_waits() end
-  redis.call('HSET', live, unpack(index))
-  for k, entries in pairs(left_streams) do drop(KEYS[k], group, unpack(entries)) end
-  index, left_streams = {}, {}
+  l.state, l.entry, l.consumer = 'retrying', '', WAITED
+  later(2, 'HSET', live, id, pack_live(l))
+  drop_later(KEYS[k], entry)
 end

@@ -12,7 +12,7 @@ end
 local function place(id, w) return w.at .. (w.aside and '|2|' .. w.aside or '|1') .. '|' .. w.created .. '|' .. id end
 
 local function forget_wait(id, w)
-  redis.call('ZREM', QUEUE, place(id, w))
+  if not w.granted then redis.call('ZREM', QUEUE, place(id, w)) end
   -- Until 0.3: a worker of 0.1 reserved permits for the task, and counts such a member until it is removed.
   for _, name in ipairs(w.till and w.gates or {}) do redis.call('ZREM', QUEUE, name .. '|0|' .. w.created .. '|' .. id) end
   redis.call('HDEL', WAITING, id)
@@ -50,13 +50,16 @@ local function prune(limiter)
   local first, last = range(limiter.name)
   local found = redis.call('ZRANGEBYLEX', PERMITS, s.cursor or first, last, 'LIMIT', 0, 100)
   s.cursor = #found == 100 and '(' .. found[100] or nil
-  for _, permit in ipairs(found) do
-    local id, token, _, at = permit:match(PERMIT)
-    local l = unpack_live(redis.call('HGET', LIVE, id))
+  if #found == 0 then return true end
+  local ids = {}
+  for n, permit in ipairs(found) do ids[n] = permit:match(PERMIT) end
+  for n, live in ipairs(redis.call('HMGET', LIVE, unpack(ids))) do
+    local id, token, _, at = found[n]:match(PERMIT)
+    local l = unpack_live(live)
     if not is_held(l, token, tonumber(at)) then
-      redis.call('ZREM', PERMITS, permit)
+      remove_permits(limiter, found[n])
       local w = record(id)
-      if w and w.granted and w.token == token then uncount(limiter, permit) end  -- no attempt has had it
+      if w and w.granted and w.token == token then uncount(limiter, found[n]) end  -- no attempt has had it
       if not l or (l.state ~= 'retrying' and l.state ~= 'queued') then redis.call('HDEL', WAITING, id) end
     end
   end
@@ -67,7 +70,7 @@ end
 local function refusing(w, first)
   local found
   for _, name in ipairs(w.gates) do
-    if refusal(get(name), count(PERMITS, name), 0, w.units) then
+    if refusal(get(name), held(get(name)), 0, w.units) then
       found = get(name)
       if found == first then break end
     end
@@ -100,26 +103,33 @@ local function room_in(queue)
   return queue.room
 end
 
--- A waiting task is queued from now on, for `consumer` in the state index.
-local function enter_stream(id, l, consumer)
-  local k = known_queues[l.queue].key
-  local is_delayed = l.state == 'retrying'
-  if is_delayed then
-    local message = redis.call('HGET', KEYS[k + 1], id)
-    l.entry = redis.call('XADD', KEYS[k + (STREAM[l.priority] or STREAM.normal)], '*', 'id', id, 'message', message)
+-- These waiting tasks, as in `judge_first`, are queued from now on; those that were `granted` their permits are fetched before
+-- others. They leave the wait queue last, so that they are handed them once more when Redis refused a call halfway.
+local function enter_streams(tasks)
+  local lists = {}
+  for _, task in ipairs(tasks) do
+    local id, l, k = task.id, task.l, known_queues[task.l.queue].key
+    if l.state == 'retrying' then
+      local message = redis.call('HGET', KEYS[k + 1], id)
+      l.entry = redis.call('XADD', KEYS[k + (STREAM[l.priority] or STREAM.normal)], '*', 'id', id, 'message', message)
+    end
+    l.state, l.consumer = 'queued', task.granted and GRANTED or WAITED
+    later(2, 'HSET', LIVE, id, pack_live(l))
+    later(3, 'HDEL', KEYS[k + 1], id)
+    later(3, 'ZREM', KEYS[k], id)
+    if task.granted then
+      task.w.granted, lists[KEYS[k + 2]] = true, true
+      later(3, 'HSET', WAITING, id, cjson.encode(task.w))
+      later(3, 'RPUSH', KEYS[k + 2], id)
+    end
+    later(3, 'ZREM', QUEUE, task.member)
   end
-  l.state, l.consumer = 'queued', consumer
-  redis.call('HSET', LIVE, id, pack_live(l))
-  if is_delayed then
-    redis.call('HDEL', KEYS[k + 1], id)
-    redis.call('ZREM', KEYS[k], id)
-  end
+  write()
+  for called in pairs(lists) do redis.call('LTRIM', called, -1000, -1) end
 end
 
--- Hands over the permits of all its limiters to a waiting task: it holds them and is queued, to be fetched before others.
--- An attempt that waits in place finds them when it asks again. It leaves the wait queue last, so that it is handed them once
--- more when Redis refused a call halfway.
-local function hand_to(id, w, l)
+-- Grants a waiting task the permits of all its limiters. An attempt that waits in place finds them when it asks again.
+local function grant_all(id, w, l)
   local wanted = { id = id, token = int(l.token), created = w.created, cost = w.units, permit = w.permit or '0' }
   local all_known = true
   for _, name in ipairs(w.gates) do all_known = all_known and get(name).stated end
@@ -127,15 +137,6 @@ local function hand_to(id, w, l)
     -- As in _admit.lua: where the limits of one are unknown, as it was not used for long, the attempt acquires its permits itself.
     if all_known or name:sub(1, 5) == 'type:' then grant(get(name), wanted, held_by(id, name)) end
   end
-  if l.state == 'running' then return forget_wait(id, w) end
-  local queue = known_queues[l.queue]
-  queue.room = room_in(queue) - 1
-  enter_stream(id, l, GRANTED)
-  w.granted = true
-  redis.call('HSET', WAITING, id, cjson.encode(w))
-  redis.call('ZREM', QUEUE, place(id, w))
-  redis.call('RPUSH', KEYS[queue.key + 2], id)
-  redis.call('LTRIM', KEYS[queue.key + 2], -1000, -1)
 end
 
 -- A task waits for the resumption of its type, too, when that was paused meanwhile.
@@ -164,66 +165,75 @@ local function stand_aside(id, w, l)
   redis.call('ZREM', QUEUE, before)
 end
 
--- The queues of which tasks stand aside at the limiter.
-local function queues_aside(limiter)
-  local found = {}
-  local from, to = range(limiter.name, '2')
-  while true do
-    local member = redis.call('ZRANGEBYLEX', QUEUE, from, to, 'LIMIT', 0, 1)[1]
-    if not member then return found end
-    local name = member:match('^[^|]*|2|([^|]*)|')
-    found[#found + 1] = known_queues[name]
-    from = '(' .. limiter.name .. '|2|' .. name .. '}'
+-- The places of the oldest waiting tasks, at most so many: `limiter|1|...`, and of those that stand aside, where their queue has room.
+local function first_places(limiter, most)
+  local function places(...)
+    local from, to = range(limiter.name, ...)
+    return redis.call('ZRANGEBYLEX', QUEUE, from, to, 'LIMIT', 0, most)
   end
+  local found = places('1')
+  if count(QUEUE, limiter.name, '2') == 0 then return found end
+  for name, queue in pairs(known_queues) do
+    for _, member in ipairs(room_in(queue) > 0 and places('2', name) or {}) do found[#found + 1] = member end
+  end
+  table.sort(found, function(one, other) return one:match('|(%d+)|[^|]*$') < other:match('|(%d+)|[^|]*$') end)
+  return { unpack(found, 1, math.min(most, #found)) }
 end
 
--- The place of the oldest waiting task: `limiter|1|...`, or one that stands aside and whose queue has room now.
-local function first_place(limiter, aside)
-  local oldest, created
-  local function compare(from, to)
-    local member = redis.call('ZRANGEBYLEX', QUEUE, from, to, 'LIMIT', 0, 1)[1]
-    local its = member and member:match('|(%d+)|[^|]*$')
-    if member and (not oldest or its < created) then oldest, created = member, its end
+-- What becomes of a waiting task, {id, record, index, member of the wait queue}. Returns whether it enters its stream, and
+-- whether it and all behind it go on waiting.
+local function judge_first(limiter, task)
+  local id, w, l = task.id, task.w, task.l
+  if not w or w.granted or place(id, w) ~= task.member or not waits(l, w) then
+    redis.call('ZREM', QUEUE, task.member)
+    if w and not w.granted and place(id, w) == task.member then redis.call('HDEL', WAITING, id) end
+    return false
   end
-  compare(range(limiter.name, '1'))
-  for _, queue in ipairs(aside) do
-    if room_in(queue) > 0 then compare(range(limiter.name, '2', queue.name)) end
+  local runs, queue = l.state == 'running', known_queues[l.queue]
+  if not runs and not queue then return false, true end  -- this worker does not know it yet; the loop's worker does
+  if w.aside and room_in(queue) <= 0 then return false end  -- those before it took the room
+  add_paused_type(w, l)
+  local other = refusing(w, limiter)
+  if other == limiter then return false, true end
+  if other then
+    enqueue(id, w, other)
+    redis.call('ZREM', QUEUE, task.member)
+  elseif not runs and not has_limits(w) then  -- its type was paused: no permit need be kept for it
+    return true
+  elseif not runs and room_in(queue) <= 0 then
+    stand_aside(id, w, l)
+  else
+    grant_all(id, w, l)
+    task.granted = true
+    if not runs then queue.room = room_in(queue) - 1 else forget_wait(id, w) end
+    return not runs
   end
-  return oldest
+  return false
 end
 
 -- Hands permits over to the first tasks in the limiter's queue that all their limiters grant one, at most `most`. Returns
 -- whether others may follow, and whether it handed so many over.
 local function serve(limiter, most)
-  local aside = queues_aside(limiter)
-  for _ = 1, most + 50 do  -- some of the queue are gone
+  local looks = most + 50  -- some of the queue are gone
+  while looks > 0 do
     if most == 0 then return true, true end
-    local member = first_place(limiter, aside)
-    if not member then return end
-    local id = member:match('([^|]*)$')
-    local w, l = record(id), unpack_live(redis.call('HGET', LIVE, id))
-    if not w or w.granted or place(id, w) ~= member or not waits(l, w) then
-      redis.call('ZREM', QUEUE, member)
-      if w and not w.granted and place(id, w) == member then redis.call('HDEL', WAITING, id) end
-    else
-      local queue = known_queues[l.queue]
-      if l.state ~= 'running' and not queue then return end  -- this worker does not know it yet; the loop's worker does
-      add_paused_type(w, l)
-      local other = refusing(w, limiter)
-      if other == limiter then return end
-      if other then
-        enqueue(id, w, other)
-        redis.call('ZREM', QUEUE, member)
-      elseif l.state ~= 'running' and not has_limits(w) then  -- its type was paused: no permit need be kept for it
-        enter_stream(id, l, WAITED)
-        redis.call('ZREM', QUEUE, member)
-      elseif l.state ~= 'running' and room_in(queue) <= 0 then
-        stand_aside(id, w, l)
-      else
-        hand_to(id, w, l)
-        most = most - 1
-      end
+    local free = concurrency(limiter) - held(limiter)
+    local members = first_places(limiter, math.max(1, math.min(most, looks, 100, free)))
+    if #members == 0 then return end
+    local ids, entering, refused = {}, {}, false
+    for n, member in ipairs(members) do ids[n] = member:match('^.*|(.*)$') end
+    local records, index = redis.call('HMGET', WAITING, unpack(ids)), redis.call('HMGET', LIVE, unpack(ids))
+    for n, id in ipairs(ids) do
+      local task = { id = id, w = records[n] and cjson.decode(records[n]), l = unpack_live(index[n]), member = members[n] }
+      local enters, stop = judge_first(limiter, task)
+      if enters then entering[#entering + 1] = task end
+      if task.granted then most = most - 1 end
+      refused = stop
+      if stop then break end
     end
+    enter_streams(entering)
+    if refused then return end
+    looks = looks - #members
   end
   return true
 end

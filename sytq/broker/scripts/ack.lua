@@ -8,7 +8,8 @@
 --      _limiter_keys.lua, then those of these queues, as in _wait_queue.lua, then per slot: stream delayed bodies queue-wake-up
 -- ARGV group consumer liveness_ms, queues as in _wait_queue.lua, then per attempt: slot id type entry token kind attempts
 --      delay_ms event message notify if_cancelled permits wanted
---      kind: as in STATE; wait is a retry that uses no attempt; permits, wanted: '' or as in _release_fetched.lua
+--      kind: as in STATE; wait is a retry that uses no attempt; message: '' where the task ends; permits, wanted: '' or as in
+--      _release_fetched.lua
 -- -> per attempt 1 (done), or 0 (another attempt has the task: nothing changed), then {limiter, state}... whose breaker
 --    changed
 local STATE = { done = 'succeeded', dead = 'dead', cancelled = 'cancelled', retry = 'retrying', wait = 'retrying',
@@ -23,12 +24,7 @@ redis.call('HDEL', KEYS[6], '')  -- a full Redis takes the outcomes, for it refu
 local known, cancels = redis.call('HMGET', live, unpack(ids)), redis.call('HMGET', KEYS[6], unpack(ids))
 for n, id in ipairs(ids) do lives[id] = unpack_live(known[n]) end
 
--- What is written for all attempts at once.
-local index, answered, crashes, counts, bells, drops = {}, {}, {}, {}, {}, {}
-local function drop_later(stream, entry)
-  drops[stream] = drops[stream] or {}
-  table.insert(drops[stream], entry)
-end
+local counts, bells = {}, {}
 
 for n, id in ipairs(ids) do
   local a = ATTEMPTS + (n - 1) * 14
@@ -70,12 +66,12 @@ for n, id in ipairs(ids) do
       end
       redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', token, 'data', event)
       lives[id] = l
-      index[#index + 1], index[#index + 2] = id, pack_live(l)
+      later(2, 'HSET', live, id, pack_live(l))
       local count = STAT[kind] and l.type .. STAT[kind]
       if count then counts[count] = (counts[count] or 0) + 1 end
     end
-    if asked then answered[#answered + 1] = id end
-    if kind == 'retry' then crashes[#crashes + 1] = id end  -- its worker lives: crashes count in a row
+    if asked then later(3, 'HDEL', KEYS[6], id) end
+    if kind == 'retry' then later(3, 'HDEL', KEYS[8], id) end  -- its worker lives: crashes count in a row
     if ARGV[a + 10] == '1' then bells[queue_bell] = true end
   end
   if ARGV[a + 13] ~= '' and l and l.consumer == WAITED and int(l.token) == token then
@@ -84,11 +80,8 @@ for n, id in ipairs(ids) do
   if ARGV[a + 12] ~= '' then released[#released + 1] = { id, token, ARGV[a + 12], kind } end
   out[#out + 1] = done and 1 or 0
 end
-if #index > 0 then redis.call('HSET', live, unpack(index)) end
-if #answered > 0 then redis.call('HDEL', KEYS[6], unpack(answered)) end
-for stream, entries in pairs(drops) do drop(stream, group, unpack(entries)) end
+write(group)
 for count, number in pairs(counts) do redis.call('HINCRBY', stats, count, number) end
-if #crashes > 0 then redis.call('HDEL', KEYS[8], unpack(crashes)) end
 for queue_bell in pairs(bells) do redis.call('XADD', queue_bell, 'MAXLEN', '1', '*', 'free', '1') end
 if #released + #refused > 0 then
   for _, change in ipairs(limiters(released, refused)) do out[#out + 1] = change end

@@ -14,7 +14,7 @@ if ARGV[10] == '1' and next(limited_types) then
 end
 if ARGV[10] ~= '0' then
   reclaim(ARGV[10] == '1')
-  write_index()  -- they have no place within the limit
+  write(group)  -- they have no place within the limit
 end
 
 -- A suspect that waits to run alone (isolate.lua) has a place within limit and rate.
@@ -30,32 +30,40 @@ if rate > 0 then
   redis.call('PEXPIRE', rate_key, window)
 end
 
-local function stream_of(priority)
-  for k = FIRST, #KEYS do if KEYS[k]:match('([^:]*)$') == priority then return k end end
-end
-
 -- Tasks that permits were handed over to (_wait_queue.lua) start first. The read below meets their
 -- entries again, and those that reregister.lua added.
-if room > 0 then
-  local seen = {}  -- a task that the read below once met first may be here twice
-  for _, id in ipairs(redis.call('LPOP', called, int(room)) or {}) do
-    local l = not seen[id] and unpack_live(redis.call('HGET', live, id))
-    seen[id] = true
+local ids = room > 0 and redis.call('LPOP', called, int(room))
+if ids then
+  local known, records = redis.call('HMGET', live, unpack(ids)), redis.call('HMGET', WAITING, unpack(ids))
+  local streams = {}  -- by priority
+  for k = FIRST, #KEYS do streams[KEYS[k]:match('^.*:(.*)$')] = k end
+  local entries, tasks = {}, {}  -- by stream; by id: one that the read below once met first may be here twice
+  for n, id in ipairs(ids) do
+    local l = not tasks[id] and unpack_live(known[n])
     local free = l and l.state == 'queued' and l.entry ~= '' and not is_suspect(crash_record(id))
-    local k = free and stream_of(l.priority)
-    local claimed = k and redis.call('XCLAIM', KEYS[k], group, me, 0, l.entry, 'RETRYCOUNT', 1, 'FORCE')[1]
-    if claimed then start_or_wait(k, l.entry, claimed[2], l) end
+    local k = free and streams[l.priority]
+    if k then
+      tasks[id], l.record = l, records[n]  -- for `admit`
+      entries[k] = entries[k] or {}
+      table.insert(entries[k], l.entry)
+    end
+  end
+  for k, its in pairs(entries) do
+    for _, option in ipairs({ 'RETRYCOUNT', 1, 'FORCE' }) do its[#its + 1] = option end
+    for _, item in ipairs(redis.call('XCLAIM', KEYS[k], group, me, 0, unpack(its))) do
+      if item then start_or_wait(k, item[1], item[2], tasks[field(item[2], 'id')]) end
+    end
   end
 end
 
-write_index()
+write(group)
 
 local function take(k, entry, fields, id, l)
   if l and l.entry ~= entry or not l and is_stray(fields) then
     drop(KEYS[k], group, entry)  -- a second copy: the task has another entry by now, or none
   elseif l and l.state == 'running' then
     -- Started above, or registered again by its worker (reregister.lua): the entry stays with that worker.
-    redis.call('XCLAIM', KEYS[k], group, l.consumer, 0, entry, 'JUSTID')
+    if l.consumer ~= me then redis.call('XCLAIM', KEYS[k], group, l.consumer, 0, entry, 'JUSTID') end
   else
     local record = crash_record(id)
     if l and is_suspect(record) and not is_paused(l.type) then
@@ -79,7 +87,7 @@ for k = FIRST, #KEYS do
     for n, item in ipairs(reply[1][2]) do ids[n] = field(item[2], 'id') end
     local known = redis.call('HMGET', live, unpack(ids))
     for n, item in ipairs(reply[1][2]) do take(k, item[1], item[2], ids[n], unpack_live(known[n])) end
-    write_index()
+    write(group)
     looked_at = looked_at + #reply[1][2]
   end
 end

@@ -24,8 +24,8 @@ if ARGV[3] == 'pause' then
   elseif person or not known then
     s.pause = new
   end
-  save()
   look_within(limiter, 0)
+  save()
   return (known or own and s.pause) and 0 or 1
 end
 
@@ -47,7 +47,7 @@ elseif s.pause and not s.pause.person then
 end
 if not s.pause then s.refused = nil end
 if limiter.stored or limiter.pause then
-  save()
   look_within(limiter, 0)
+  save()
 end
 return { held, by, why, count(QUEUE, limiter.name) }

@@ -25,7 +25,7 @@ for _, name in ipairs(names) do
   local limiter = get(name)
   local s, settings, pause = limiter.state, limiter.settings, pause_of(limiter)
   local seen = {
-    state = pause and 'paused' or s.breaker, running = count(PERMITS, name), limit = settings.running,
+    state = pause and 'paused' or s.breaker, running = held(limiter), limit = settings.running,
     limit_now = settings.running == 0 and 0 or concurrency(limiter), waiting = count(QUEUE, name), failures = s.bad,
     since = (pause or s).at, reason = pause and pause.why or s.why,
     by = pause and pause.by or nil, ['until'] = pause and pause.till or s.till, took = s.took,

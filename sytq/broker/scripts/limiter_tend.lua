@@ -14,7 +14,7 @@ local function next_look(limiter, more, gradually)
     local wait = s.breaker == 'open' and s.till - now or s.pause and 5000 or 500
     return math.max(500, math.min(wait, 5000))
   end
-  if count(PERMITS, name) > 0 then return 2000 end
+  if held(limiter) > 0 then return 2000 end
   if s.pause and s.pause.till > 0 then return math.min(s.pause.till - now, 60000) end
   if s.pause or s.refused or s.breaker == 'open' then return 60000 end
   s.idle = s.idle or now
@@ -50,6 +50,7 @@ for _, name in ipairs(names) do
   prune(limiter)
   requeue_reserved(name)
   local wait = next_look(limiter, serve(limiter, 20))
+  limiter.within = nil
   if wait then redis.call('ZADD', DUE, int(now + wait), name) else forget(name) end
 end
 save()

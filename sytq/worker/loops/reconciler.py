@@ -144,7 +144,7 @@ class Reconciler(LeasedLoop):
         now = time.monotonic()
         if now < self._loss_until:
             return self._dispatch(ids)
-        known = self._inspection.live(ids) if ids else {}
+        known = self._inspection.known(ids)
         for task_id in ids:
             if task_id not in known:
                 self._unknown.setdefault(task_id, now)
@@ -154,7 +154,7 @@ class Reconciler(LeasedLoop):
         if not ids:
             return 0
         not_after = self.redis.now_ms() + KEEP_MS // 2
-        known = self._inspection.live(ids)
+        known = self._inspection.known(ids)
         missing = [task_id for task_id in ids if task_id not in known]
         if not missing:
             return 0
