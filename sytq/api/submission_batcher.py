@@ -125,8 +125,13 @@ class SubmissionBatcher:
 
     def _process(self, batch: list[_Submission], written: Future[list[Submitted | Exception]]) -> None:
         """Write a batch, which the event loop then answers, and dispatch its tasks, unless the other thread does."""
-        results = self._write(batch)
-        if new := list(_dispatchable(batch, results)):
+        try:
+            results = self._write(batch)
+            new = list(_dispatchable(batch, results))
+        except BaseException as error:  # the loop would wait for ever
+            written.set_exception(error)
+            return
+        if new:
             self._ledger_check.accepted()
         if len(self._undispatched) < _MAX_UNDISPATCHED:
             self._undispatched.extend(new)
