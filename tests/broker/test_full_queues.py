@@ -89,6 +89,30 @@ def test_only_as_many_permits_are_handed_over_as_the_queue_has_room(play: Play, 
     assert play.state(TWO).inside == [WAITING[0]]
 
 
+def test_permits_that_are_free_at_once_go_to_the_oldest_tasks_of_all_queues(
+    play: Play, every_server: RedisServer
+) -> None:
+    two, limiter = Two(play, every_server.url, QueueLimit(running=2)), Limiter("host:many", concurrency=5)
+    known(play, limiter)
+    play.limiters.pause(limiter.name, "ann", "")
+    submit(play, *WAITING, limiters=(limiter,))
+    for name in "abcdef":
+        two.r.dispatch(name, created_ms=1000, limiters=(limiter.name,))
+    assert two.fetch_q() == two.r.fetch("w") == {}
+    for name in (WAITING[0], WAITING[2]):
+        assert two.q.operations.cancel(name, "ann") == "cancelled"
+    play.limiters.resume(limiter.name)
+    two.r.tend()
+    q, r = two.fetch_q(), two.r.fetch("w")
+    assert (list(q), list(r)) == ([WAITING[1], WAITING[3]], ["a", "b", "c"])
+    assert play.state(limiter).waiting == 29
+    two.q.ack("w", q[WAITING[1]], "done")
+    assert list(two.fetch_q()) == [WAITING[4]], "it stood aside, and is older"
+    for name in "abc":
+        two.r.ack("w", r[name], "done")
+    assert list(two.r.fetch("w")) == ["d", "e", "f"], "their queue has room"
+
+
 def test_a_task_that_stands_aside_can_be_cancelled_and_is_seen(two: Two) -> None:
     submit(two.play, "b", "c")
     two.q.dispatch("long", created_ms=1)

@@ -50,6 +50,23 @@ def test_half_open_breaker_hands_over_as_many_permits_as_it_lets_through(play: P
     assert (play.state(limiter).state, play.called()) == ("closed", ["e"])
 
 
+def test_a_waiting_task_costs_redis_few_commands(play: Play) -> None:
+    """From the hand-over to the start 11 for each of 20 tasks: most are for all tasks of a call."""
+    limiter = Limiter("host:many", concurrency=20)
+    known(play, limiter)
+    play.limiters.pause(limiter.name, "ann", "")
+    names = [f"t{n:02}" for n in range(20)]
+    submit(play, *names, limiters=(limiter,))
+    assert play.start() == []
+    play.limiters.resume(limiter.name)
+    play.bench.redis.ask("CONFIG", "RESETSTAT")
+    play.tend()
+    assert play.start() == names
+    stats = play.bench.redis.ask("INFO", "commandstats")
+    assert sum(command["calls"] for command in stats.values()) / len(names) < 15
+    assert play.state(limiter).running == 20
+
+
 def test_task_whose_permits_lapsed_at_one_limiter_counts_one_call(play: Play) -> None:
     rated, other = Limiter("a:rated", calls=1, window=60), Limiter("b:other", concurrency=1)
     known(play, rated, other)
