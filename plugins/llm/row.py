@@ -152,7 +152,9 @@ class Rows:
         if is_mysql(self._database):  # reads its own table from a derived one alone, and LIMIT makes it one
             free = f"SELECT `id` FROM ({free} LIMIT 1 FOR UPDATE NOWAIT) AS free"  # noqa: S608
         try:
-            return self._update(values, [f"`id` = ({free})", same], id, callback_url.encode().hex().upper())
+            # By `id` too: by the query alone MariaDB reads and locks every row of the table.
+            found = ["`id` = ?", f"`id` = ({free})", same]
+            return self._update(values, found, id, id, callback_url.encode().hex().upper())
         except peewee.OperationalError as error:
             if code_of(error) in _SAME_TABLE:
                 return False

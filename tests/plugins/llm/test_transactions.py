@@ -123,6 +123,17 @@ def test_p4_answer_does_not_wait_for_a_row_that_its_caller_holds(mysql_desk: Des
     assert mysql_desk.row()["failed_times"] in (0, None)
 
 
+def test_p4_rows_end_reads_and_locks_no_other_row(mysql_desk: Desk, mysql_server: MySQLServer) -> None:
+    for id in range(1, 6):
+        mysql_desk.add_row(id)
+    task_id = mysql_desk.submit(5)
+    with contextlib.closing(mysql_server.connect(mysql_desk.database_name, autocommit=False)) as caller:
+        caller.cursor().execute("SELECT * FROM valuation_records WHERE id = 4 FOR UPDATE")
+        with statements() as said:
+            mysql_desk.run(task_id)
+    assert count(said) == (2, STATEMENTS), "\n".join(said)
+
+
 def test_p4_answer_does_not_wait_for_what_a_trigger_of_the_table_waits_for(
     mysql_desk: Desk, mysql_server: MySQLServer
 ) -> None:
