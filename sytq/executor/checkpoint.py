@@ -51,7 +51,8 @@ class Checkpoints:
 class Checkpoint:
     """Its methods raise Lost. A call of Redis holds it up for at most `worker.redis_timeout`.
 
-    `transaction` makes the Transaction in which `begin` and `end` write; `mark` says that `end` has.
+    `transaction` makes the Transaction in which `begin` and `end` write; `mark` says that `end` has. Raises
+    ValueError for a step that is its own mark.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class Checkpoint:
         end: Callable[[Transaction, Any], None] | None = None,
         mark: str | None = None,
     ) -> None:
+        if mark == name:
+            raise ValueError(f"the mark of step {name} needs another name")
         self._ledger, self._operations = services.ledger, services.operations
         self._transaction, self._begin, self._mark = transaction, begin, mark
         self._is_theirs = False  # while a function of the type writes

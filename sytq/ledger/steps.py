@@ -25,7 +25,9 @@ _MARK = "(?, ?, ?, 'done', 'null', 0, ?, ?)"
 #: Locks the task's row; refused where the attempt does not hold the task, as a step has one.
 _RESULT = f"((SELECT id FROM sytq_tasks WHERE {HELD}{{lock}}), ?, ?, 'done', ?, 0, ?, ?)"
 _CHANGING = ("state", "value", "token", "finished_at")
-_REPLACE = "ON DUPLICATE KEY UPDATE " + ", ".join(f"{name} = VALUES({name})" for name in _CHANGING)
+_REPLACE = "ON DUPLICATE KEY UPDATE value = IF(VALUES(value) = 'null', COALESCE(value, 'null'), VALUES(value)), " + (
+    ", ".join(f"{name} = VALUES({name})" for name in _CHANGING if name != "value")  # a mark replaces no result
+)
 _REPLACE_SQLITE = (
     f"ON CONFLICT (task_id, name) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _CHANGING)}"
     " WHERE sytq_steps.state <> 'done' OR excluded.value <> 'null'"  # does not count a mark that is there

@@ -135,6 +135,14 @@ def test_begin_and_end_of_a_step_are_written_with_it(runtime: Runtime) -> None:
     assert runtime.ledger.find(limit=9)[1] == 3, "the task and two children"
 
 
+def test_step_is_not_its_own_mark(runtime: Runtime) -> None:
+    attempt, runs = context(runtime, accept(runtime), 1), []
+    assert isinstance(attempt, Context)
+    with pytest.raises(ValueError, match="the mark of step paid needs another name"):
+        attempt.step("paid", lambda: runs.append(1), end=lambda tx, result: None, mark="paid")
+    assert not runs
+
+
 @pytest.mark.parametrize("error", [Fail("the row is gone"), peewee.DataError(1406, "too long"), KeyError("a bug")])
 def test_p4_result_is_written_alone_where_its_end_is_refused(runtime: Runtime, error: Exception) -> None:
     task_id, ends, also = accept(runtime), [], []

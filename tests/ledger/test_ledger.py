@@ -299,6 +299,14 @@ def test_p3_what_is_marked_is_written_once_with_the_result_or_after_it(ledger: L
     assert lost.value.ended
 
 
+def test_p4_mark_replaces_no_result(ledger: Ledger) -> None:
+    task_id = accepted(ledger)
+    for name, mark in (("paid", None), ("another", "paid")):
+        ledger.begin_step(task_id, 1, name)
+        ledger.finish_step(task_id, 1, name, f'"{name}"', end=lambda: None, mark=mark)
+    assert {step.name: step.value for step in ledger.steps(task_id)} == {"paid": '"paid"', "another": '"another"'}
+
+
 def test_p6_no_later_attempt_slips_in_while_a_result_is_written(mysql_url: str) -> None:
     database, other = open_database(mysql_url), open_database(mysql_url)
     make_tables(database)
