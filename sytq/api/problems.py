@@ -159,6 +159,8 @@ def _unavailable(said: str, retry_after: int = _DATABASE_RETRY_AFTER) -> falcon.
 
 def serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError) -> None:
     """Write an error as JSON by the contract of its path."""
+    # Falcon's frame keeps the error whose traceback keeps the frame: all of the request would wait for the collector.
+    error.__traceback__ = None
     if isinstance(error, falcon.HTTPMethodNotAllowed):
         message = "method not allowed"
     elif isinstance(error, falcon.HTTPRouteNotFound):
