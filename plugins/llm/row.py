@@ -15,7 +15,7 @@ import peewee
 from peewee import BigIntegerField, CharField, DateTimeField, IntegerField, Model, TextField
 
 from sytq import Fail, Waiting
-from sytq.ledger.database import execute, is_mysql
+from sytq.ledger.database import execute, is_mariadb, is_mysql
 from sytq.ledger.refusals import code_of, text_of
 
 from .config import StatusLabels
@@ -146,15 +146,16 @@ class Rows:
 
     def update_free(self, id: int, callback_url: str, **values: Any) -> bool:
         """As `update`, without waiting for another transaction, of a row that still has this `callback_url`. Raises
-        RowLocked."""
-        same = "COALESCE(HEX(`callback_url`), '') = ?"  # whatever its collation takes for the same
-        free = f"SELECT `id` FROM `{self.name}` WHERE `id` = ?"  # noqa: S608
-        if is_mysql(self._database):  # reads its own table from a derived one alone, and LIMIT makes it one
-            free = f"SELECT `id` FROM ({free} LIMIT 1 FOR UPDATE NOWAIT) AS free"  # noqa: S608
+        RowLocked. False where the database cannot do that in one statement."""
+        found, of = ["`id` = ?", "COALESCE(HEX(`callback_url`), '') = ?"], [id, callback_url.encode().hex().upper()]
+        if is_mysql(self._database):
+            if not is_mariadb(self._database):  # MySQL may lock the row before it asks the query that does not wait
+                return False
+            # By `id` too: by the query alone MariaDB may read and lock every row of the table.
+            lock = f"SELECT `id` FROM `{self.name}` WHERE `id` = ? FOR UPDATE NOWAIT"  # noqa: S608
+            found, of = [*found, f"`id` = (SELECT `id` FROM ({lock}) AS free)"], [*of, id]  # noqa: S608
         try:
-            # By `id` too: by the query alone MariaDB reads and locks every row of the table.
-            found = ["`id` = ?", f"`id` = ({free})", same]
-            return self._update(values, found, id, id, callback_url.encode().hex().upper())
+            return self._update(values, found, *of)
         except peewee.OperationalError as error:
             if code_of(error) in _SAME_TABLE:
                 return False

@@ -105,6 +105,11 @@ def is_mysql(database: peewee.Database) -> bool:
     return isinstance(database, peewee.MySQLDatabase)
 
 
+def is_mariadb(database: peewee.Database) -> bool:
+    """Whether the server of the thread's connection says that it is MariaDB; a proxy may say something else."""
+    return is_mysql(database) and "MariaDB" in database.connection().server_version
+
+
 def transact(database: peewee.Database, work: Callable[[], T]) -> T:
     """Run `work` in one transaction and return its result; on a deadlock run it again.
 
