@@ -1,6 +1,7 @@
 """The steps of a task: begun, done, forgotten; and marks, steps without a result that say that something is done.
 
-Functions belong inside a transaction of the caller. Must not decide who may write: `Ledger.fenced` does.
+Functions belong inside a transaction of the caller. `finish` asks itself who may write; before the others
+`Ledger.fenced` does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _BEGIN = (
 )
 _DONE = "INSERT INTO sytq_steps (task_id, name, token, state, value, interrupted, started_at, finished_at) VALUES"
 _MARK = "(?, ?, ?, 'done', 'null', 0, ?, ?)"
-#: Locks the task's row; refused where the attempt does not hold the task, as a step has one.
+#: Locks the task's row; refused where the attempt does not hold the task, as a step has one. With a mark behind it that
+#: takes the strict mode of ledger/pool.py: without it MySQL and MariaDB would write '' for no task, and the mark.
 _RESULT = f"((SELECT id FROM sytq_tasks WHERE {HELD}{{lock}}), ?, ?, 'done', ?, 0, ?, ?)"
 _CHANGING = ("state", "value", "token", "finished_at")
 _REPLACE = "ON DUPLICATE KEY UPDATE value = IF(VALUES(value) = 'null', COALESCE(value, 'null'), VALUES(value)), " + (
