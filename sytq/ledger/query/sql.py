@@ -112,8 +112,10 @@ def json_value(column: Any, steps: Sequence[str], mysql: bool) -> tuple[Any, Any
     path = _bound(plain)
     escaped = json.dumps(plain)[1:-1].replace('\\"', '"')
     if escaped != plain:
-        # Other programs (PHP) write such names as \uXXXX, and the database compares them as they are written.
-        written = fn.JSON_EXTRACT(column, path).is_null() & fn.JSON_EXTRACT(column, _bound(escaped)).is_null(False)
+        # Other programs (PHP) write such names as \uXXXX, and the database compares them as they are written. In SQLite
+        # a JSON null has a type, and is NULL when extracted.
+        look = fn.JSON_EXTRACT if mysql else fn.JSON_TYPE
+        written = look(column, path).is_null() & look(column, _bound(escaped)).is_null(False)
         path = peewee.Case(None, [(written, _bound(escaped))], path)
     found = fn.JSON_EXTRACT(column, path)
     if mysql:

@@ -264,6 +264,7 @@ def test_a_query_cannot_inject_sql(database: peewee.Database, evil: str) -> None
         ('{"中": 1.0}', "payload.中:1.0", True),
         (r'{"\u4e2d": 1.0}', "payload.中:1.0", True),
         (r'{"\u4e2d": {"\u00fc": "x"}}', "payload.中.ü:x", True),
+        (r'{"\u4e2d": null}', "payload.中:null", True),
         (r'{"\u4e2d": 2}', "payload.中:1", False),
     ],
 )
