@@ -41,7 +41,7 @@ class Attempt:
         self._asking = Asking(ctx, self._calls, payload.model)
         self._row: dict[str, Any] = {}
         self._outputs: dict[str, Any] = {}
-        self._standing = Standing(0, False, None)  # at the beginning of the attempt
+        self._standing = Standing(0, False, 0, None)  # at the beginning of the attempt
         self._values: dict[str, Any] = {}  # that were written last
         self._callback_url: str | None = None  # at the beginning, until the end was tried
 
@@ -83,8 +83,7 @@ class Attempt:
             self._row.clear()
             self._row.update(rows.lock(self._row_id, whole=self._has_pipeline, beside=STANDING, of=self._ctx.id))
             self._standing = before = Standing.of(self._row)
-            is_first = self._ctx.token == 1  # so that no attempt was before it
-            self._calls.start(before.owner, () if is_first else spend.release(self._ctx.id, before=self._ctx.token))
+            self._calls.start(before.owner, spend.release(self._ctx.id, before=self._ctx.token) if before.begun else ())
             if not before.written:
                 self._write(rows, {"status": self._labels.processing, **self._shown(before.done)})
         elif place.number > self._standing.done:

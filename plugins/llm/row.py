@@ -20,6 +20,7 @@ from sytq.ledger.refusals import code_of, text_of
 
 from .config import StatusLabels
 
+_SPEND = "sytq_spend"
 _OF_CALLER = "in a statement on the caller's table"
 LINE = 500  # characters of _LINES
 _LINES = ("progress_info", "failed_info")
@@ -179,7 +180,8 @@ class Rows:
         try:
             yield
         except peewee.PeeweeException as error:
-            error.add_note(_OF_CALLER)
+            if _SPEND not in text_of(error):  # read beside the row; the other tables of sytq have been written by then
+                error.add_note(_OF_CALLER)
             raise
 
 

@@ -33,7 +33,7 @@ class Desk:
         self._environ: dict[str, str] = {}
         self.configure()
         make_tables(self.runtime.database)
-        self._token = 0
+        self._token = 1_796_000_000_000  # a time in ms, as Redis gives it
         self.waits_for: dict[str, str] = {}  # task -> the limiter that refused its latest attempt
 
     def configure(self, **environ: str) -> None:

@@ -357,7 +357,7 @@ def test_without_a_provider_the_task_waits(sqlite_desk: Desk) -> None:
 
 def test_attempt_with_a_stale_fencing_token_changes_nothing(desk: Desk) -> None:
     async def overtaken(stage: Stage) -> None:
-        desk.sql("UPDATE sytq_tasks SET token = 99")
+        desk.sql("UPDATE sytq_tasks SET token = token + 99")
         desk.sql("UPDATE valuation_records SET progress_info = 'of the later start'")
         await answers()(stage)
 
