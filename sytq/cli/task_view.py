@@ -72,7 +72,7 @@ def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) 
         lines |= {"payload": _text(shown["payload"]), "result": _text(shown["result"])}
     for name, value in lines.items():
         if value not in (None, ""):
-            typer.echo(f"{name:<10}{cell(value)}")
+            typer.echo(f"{name:<9} {cell(value)}")
     typer.echo("")
     for moment in shown["timeline"]:
         typer.echo(f"{moment['at']}  {cell(moment['event'])}")

@@ -26,7 +26,7 @@ from sytq.executor.attempt import Attempt, Services
 from sytq.executor.checkpoint import Checkpoint
 from sytq.executor.deadline import Deadline
 from sytq.executor.lease import Lease
-from sytq.executor.portal import Portal
+from sytq.executor.portal import Portal, raisable
 from sytq.executor.transaction import Child, Transaction
 from sytq.ledger.database import read
 from sytq.ledger.insert import NewTask
@@ -211,7 +211,13 @@ class AsyncContext(Attempt):
 
     async def blocking(self, function: Callable[..., T], *args: Any) -> T:
         """Run a short blocking `function` on the process's small thread pool."""
-        call = functools.partial(function, *args)
+
+        def call() -> T:
+            try:
+                return function(*args)
+            except StopIteration as error:
+                raise raisable(error) from None
+
         if self._portal is not None:  # the function's own thread, which waits for this
             return await self._portal.call(call)
         return await asyncio.get_running_loop().run_in_executor(self._services.threads, call)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import peewee
 
 from sytq.batcher import Batcher
+from sytq.executor.portal import raisable
 from sytq.ledger.database import transact
 
 #: Bounds how long the rows of a batch are locked, and what waits behind one of them that another program has locked.
@@ -61,5 +62,5 @@ def _alone(write: _Write) -> BaseException | None:
     try:
         write.write()
     except BaseException as error:  # a crash in a test is its own task's, too
-        return error
+        return raisable(error)
     return None

@@ -21,6 +21,13 @@ from dramatiq.threading import Interrupt, raise_thread_exception
 T = TypeVar("T")
 
 
+def raisable(error: BaseException) -> BaseException:
+    """The error as a coroutine can raise it; with StopIteration a future of asyncio would never be done."""
+    if isinstance(error, StopIteration):
+        return RuntimeError("StopIteration was raised").with_traceback(error.__traceback__)
+    return error
+
+
 class Portal:
     """Of one function. Other threads that it starts may wait through it, too; no interruption reaches these."""
 
@@ -142,10 +149,8 @@ class _Visit(Generic[T]):
                 continue
             try:
                 future.set_result(function())
-            except StopIteration as error:  # no coroutine can raise it
-                future.set_exception(RuntimeError("StopIteration was raised").with_traceback(error.__traceback__))
             except BaseException as error:
-                future.set_exception(error)
+                future.set_exception(raisable(error))
 
     def start(self) -> None:
         self.task = self._loop.create_task(self._run(), context=self._context)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from sytq.cli.task_view import print_task
+from sytq.tasktypes.tasktype import TaskType
 from tests.cli.shell import found, payload, run
 from tests.installation import Installation
 from tests.servers import free_port, poll
@@ -247,3 +249,14 @@ def test_a_schedule_is_paused_resumed_and_triggered(installation: Installation) 
     assert found(installation, "schedules", "resume", "nightly")["paused"] is False
     triggered = found(installation, "schedules", "trigger", "nightly")
     assert triggered["accepted"] and installation.row(triggered["id"]).type == "default"
+
+
+def test_a_long_name_of_a_type_does_not_run_into_its_value(
+    installation: Installation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = installation.submit("plain", "a")
+    monkeypatch.setattr(TaskType, "shown", lambda *_: {"finish reason": "stop"})
+    row = installation.runtime.ledger.get(task)
+    assert row is not None
+    print_task(installation.runtime, row, payload=True, json_wanted=False)
+    assert "\nfinish reason stop\n" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import fields
 from typing import Any, cast
 
@@ -43,3 +44,8 @@ def test_invalid_detail_is_refused_and_changes_nothing(context: AsyncContext, fi
     with pytest.raises(ValueError):
         context.detail(**fields)
     assert context._delivery.detail == {"status": 200}
+
+
+def test_function_that_raises_stop_iteration_ends_what_waits_for_it(context: AsyncContext) -> None:
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        asyncio.run(asyncio.wait_for(context.blocking(lambda: next(iter(()))), 30))

@@ -92,13 +92,17 @@ def _dies(desk: Desk) -> None:
     desk.ledger.fenced(desk.ids[4], 1, lambda: _raise(Crash()))
 
 
+def _stops(desk: Desk) -> None:
+    desk.ledger.fenced(desk.ids[4], 1, lambda: _raise(StopIteration()))
+
+
 def _raise(error: BaseException) -> None:
     raise error
 
 
 @pytest.mark.parametrize(
     ("refused", "error"),
-    [(_unknown_table, peewee.PeeweeException), (_lost, Lost), (_fails, Fail), (_dies, Crash)],
+    [(_unknown_table, peewee.PeeweeException), (_lost, Lost), (_fails, Fail), (_dies, Crash), (_stops, RuntimeError)],
 )
 def test_p4_refused_write_concerns_no_other(
     desk: Desk, refused: Callable[[Desk], None], error: type[BaseException]

@@ -95,13 +95,15 @@ class Reconciler(LeasedLoop):
         dispatched = self._look_again()
         if time.monotonic() >= self._anew_at:
             self._new, self._anew_at = (utcnow() - _NEW, ""), time.monotonic() + _ANEW
+        place = self._new
         for _ in range(_NEW_PAGES):
-            found = self._ledger.newcomers(*self._new, _PAGE)
+            found = self._ledger.newcomers(*place, _PAGE)
             dispatched += self._dispatch_missing([task_id for task_id, _ in found])
-            if found:
-                self._new = found[-1][::-1]
+            place = found[-1][::-1] if found else place
             if len(found) < _PAGE:
                 break
+        if str(place[0]) < str(utcnow() + _NEW):  # the next tasks come before a time of the future that a program chose
+            self._new = place
         page = self._ledger.unfinished(self._cursor, _PAGE)
         dispatched += self._dispatch_missing([task.id for task in page])
         self._cursor = page[-1] if len(page) == _PAGE else None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
 
+from sytq.ledger.models import Task
+from sytq.ledger.values import utcnow
 from sytq.worker.loops.reconciler import Reconciler
 from tests.installation import Installation
 
@@ -64,6 +67,27 @@ def test_many_lost_tasks_are_dispatched_without_a_second_look(
     runtime.ledger.accept([more])
     reconciler.work()
     assert more.id in runtime.inspection.live([more.id])
+
+
+def test_task_of_the_future_hides_no_later_one(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program writes its local time into `created_at`, while many tasks wait."""
+    runtime, now = installation.runtime, time.monotonic()
+    monkeypatch.setattr("sytq.worker.loops.reconciler.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("sytq.worker.loops.reconciler._PAGE", 2)
+    seen_first(installation, 3600)
+    tasks = [installation.prepare("plain", f"a{n}") for n in range(20)]
+    runtime.ledger.accept(tasks)
+    runtime.submitter.dispatch(tasks)
+    Task.update(created_at=utcnow() + dt.timedelta(hours=8)).where(Task.id == tasks[0].id).execute()
+    reconciler = reconciler_of(installation)
+    reconciler.work()
+    late = installation.prepare("plain", "late")
+    runtime.ledger.accept([late])
+    for _ in range(2):
+        reconciler.work()
+        now += 0.6
+    reconciler.work()
+    assert late.id in runtime.inspection.live([late.id])
 
 
 def test_p4_tasks_that_redis_forgot_wait_for_a_lease_before_dispatch(
