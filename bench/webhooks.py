@@ -97,7 +97,8 @@ def cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def ours(folder: Path, url: str, tasks: int, running: int, pipe: Connection) -> float:
+def ours(folder: Path, url: str, tasks: int, running: int, pipe: Connection) -> tuple[float, float]:
+    """Deliveries per second, and the seconds of CPU of the worker's processes."""
     run = Run(
         folder,
         SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]',
@@ -108,26 +109,29 @@ def ours(folder: Path, url: str, tasks: int, running: int, pipe: Connection) -> 
         payload = {"url": url, "body": BODY}
         submitter = run.ours.submitter
         submitter.submit([submitter.prepare("webhook", payload) for _ in range(min(500, tasks - start))])
-    worker = run.worker("sytq.actors")
+    before, worker = cpu(), run.worker("sytq.actors")
     try:
-        return measured(pipe, tasks)
+        rate = measured(pipe, tasks)
     finally:
         worker.terminate()
         worker.wait(30)
+        used = cpu() - before  # Redis ends after this
         run.close()
+    return rate, used
 
 
 def bare_beside_ours(url: str, tasks: int, running: int, pipe: Connection) -> list[tuple[float, float]]:
     """One round: deliveries per second and seconds of CPU for each, of the bare loop, without and with the limit."""
 
-    def loop() -> float:
+    def loop() -> tuple[float, float]:
+        before = cpu()
         process = multiprocessing.get_context("spawn").Process(target=run_bare, args=(url, tasks))
         process.start()
         rate = measured(pipe, tasks)
         process.join()
-        return rate
+        return rate, cpu() - before
 
-    def worker(running: int) -> float:
+    def worker(running: int) -> tuple[float, float]:
         with tempfile.TemporaryDirectory() as folder:
             return ours(Path(folder), url, tasks, running, pipe)
 
@@ -135,9 +139,8 @@ def bare_beside_ours(url: str, tasks: int, running: int, pipe: Connection) -> li
     for deliver in (loop, partial(worker, 0), partial(worker, running)):
         pipe.send(0)
         pipe.recv()
-        before = cpu()
-        rate = deliver()
-        found.append((rate, (cpu() - before) / tasks))
+        rate, used = deliver()
+        found.append((rate, used / tasks))
     return found
 
 

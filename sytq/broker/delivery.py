@@ -65,7 +65,6 @@ class Delivery(MessageProxy):
         self.held_at = time.monotonic()  # when Redis was last asked whether this attempt holds the task, and said yes
         self.ended = 0.0  # when the outcome was known
         self.passing = False  # it has ended, and Redis has not taken the outcome yet
-        self.acked = False  # Redis took the outcome, at least once
         self.lost = False  # another attempt has the task, so that this one was cancelled
         self.returned = ""  # why the attempt was cancelled so that the task returns to its queue
         self.cancelled_by: str | None = None  # set by the heartbeat once a cancellation was asked for

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import structlog
 
@@ -29,8 +30,16 @@ _BATCH = 200
 #: within a second; if Redis is emptied before, they are written again.
 _KEPT = 10.0
 _KEPT_BYTES = 16 << 20
-_DELIVERY_BYTES = 2000  # of a delivery without its texts, which are held encoded and decoded
+_END_BYTES = 1000  # of an end without its event
+_KIND, _EVENT = 4, 7  # their places
 _ENDS = ("done", "dead", "cancelled")
+
+
+class _End(NamedTuple):
+    """What was written of a task's end: a tuple of texts and numbers, which the garbage collector need not visit."""
+
+    queue: tuple[str, str]  # stream and queue
+    args: tuple[str | bytes | int, ...]
 
 
 class Acks:
@@ -53,9 +62,9 @@ class Acks:
         self._limited = limited  # queues with a limit, whose waiters are notified when a task ends
         self._limiters = limiters
         self._acked = acked
-        self._batcher = Batcher(self._process, name="acknowledgements", max_size=_BATCH)
+        self._batcher: Batcher[Delivery | _End, None] = Batcher(self._process, name="acknowledgements", max_size=_BATCH)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="acks")
-        self._taken: collections.deque[tuple[float, int, Delivery]] = collections.deque()
+        self._taken: collections.deque[tuple[float, int, _End]] = collections.deque()
         self._taken_bytes = 0
         self._lock = threading.Lock()
 
@@ -72,11 +81,11 @@ class Acks:
     def repeat(self) -> None:
         """Acknowledge the latest ends again: Redis was emptied, perhaps before SQL had them."""
         with self._lock:
-            taken = [delivery for _, _, delivery in self._taken]
+            taken = [end for _, _, end in self._taken]
             self._taken.clear()
             self._taken_bytes = 0
-        for delivery in taken:
-            self._loop.call_soon_threadsafe(self._batcher.add, delivery)
+        for end in taken:
+            self._loop.call_soon_threadsafe(self._batcher.add, end)
 
     def stop(self, timeout: float) -> bool:
         """Write the waiting outcomes, for at most `timeout` seconds. False when some were left."""
@@ -85,7 +94,7 @@ class Acks:
             written.result(timeout)
         return written.done()
 
-    async def _process(self, batch: list[Delivery]) -> list[None]:
+    async def _process(self, batch: list[Delivery | _End]) -> list[None]:
         pause, again = 0.05, False
         while True:
             try:
@@ -101,35 +110,16 @@ class Acks:
             await asyncio.sleep(pause)
             pause, again = min(pause * 2, 1.0), True
 
-    def _write(self, batch: list[Delivery], again: bool) -> None:
+    def _write(self, batch: list[Delivery | _End], again: bool) -> None:
         slots: dict[tuple[str, str], int] = {}
+        runs = [one for one in batch if isinstance(one, Delivery)]
         # The queues of the tasks that the released permits may be handed over to.
-        limited = any(run.permit or (run.outcome and run.outcome.permit) for run in batch)
+        limited = any(run.permit or (run.outcome and run.outcome.permit) for run in runs)
         of_queues, queues = self._limiters.handover.keys_and_args() if limited else ([], [0])
         args: list[str | bytes | int] = [GROUP, self._consumer, self._limiters.liveness_ms, *queues]
-        for run in batch:
-            outcome = run.outcome or Outcome("retry", delay=5.0, error="the run ended without an outcome")
-            slot = slots.setdefault((run.stream, run.queue_name), len(slots) + 1)
-            attempts = run.attempts if outcome.consumes_attempt else max(run.attempts - 1, 0)
-            args += [
-                slot,
-                run.id,
-                run.type,
-                run.entry,
-                run.token,
-                outcome.kind if outcome.consumes_attempt or outcome.kind != "retry" else "wait",
-                attempts,
-                int(outcome.delay * 1000),
-                end_event(run, outcome, attempts, self._consumer),
-                "" if outcome.kind in _ENDS else run.next_body,
-                int(run.queue_name in self._limited),
-                # A retry ends here if the task's cancellation was requested.
-                end_event(run, Outcome("cancelled", error=cancellation(run)), attempts, self._consumer)
-                if outcome.kind in ("retry", "return")
-                else "",
-                _permits(run),
-                outcome.permit.wanted(None if run.stepped else run.permit) if outcome.permit else "",
-            ]
+        ends = [self._end(one) if isinstance(one, Delivery) else one for one in batch]
+        for end in ends:
+            args += [slots.setdefault(end.queue, len(slots) + 1), *end.args]
         keys = self._keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
         names += [keys.crashes, keys.workers, *state_keys(keys), *of_queues]
@@ -137,25 +127,48 @@ class Acks:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         answers = self._redis.call("ack", names, args)
         log_changes(answers[len(batch) :])
-        ends = []
-        for run, done in zip(batch, answers[: len(batch)], strict=True):
+        for run, done in zip(batch, answers, strict=False):
+            if isinstance(run, _End):
+                continue
             if run.permit is not None:
                 self._limiters.released(run.permit)
-            if not done and not run.acked:
+            if not done:
                 # An earlier call may have reached Redis, and its reply was lost or the rest of it refused.
                 said, write = ("taken before, or the task", log.info) if again else ("dropped: the task", log.warning)
                 write(f"outcome {said} belongs to another attempt", task_id=run.id, token=run.token)
-            if done and run.outcome and run.outcome.kind in _ENDS:
-                run.acked = True
-                ends.append((run, _DELIVERY_BYTES + 2 * len(run.body) + 2 * len(run.outcome.result or "")))
-        self._keep(ends)
-        self._acked(batch)
+        # The permits are released by now.
+        taken = [_End(end.queue, (*end.args[:-2], "", "")) for end, done in zip(ends, answers, strict=False) if done]
+        self._keep([end for end in taken if end.args[_KIND] in _ENDS])
+        self._acked(runs)
 
-    def _keep(self, ends: Sequence[tuple[Delivery, int]]) -> None:
-        now = time.monotonic()
+    def _end(self, run: Delivery) -> _End:
+        outcome = run.outcome or Outcome("retry", delay=5.0, error="the run ended without an outcome")
+        attempts = run.attempts if outcome.consumes_attempt else max(run.attempts - 1, 0)
+        args = (
+            run.id,
+            run.type,
+            run.entry,
+            run.token,
+            outcome.kind if outcome.consumes_attempt or outcome.kind != "retry" else "wait",
+            attempts,
+            int(outcome.delay * 1000),
+            end_event(run, outcome, attempts, self._consumer),
+            "" if outcome.kind in _ENDS else run.next_body,
+            int(run.queue_name in self._limited),
+            # A retry ends here if the task's cancellation was requested.
+            end_event(run, Outcome("cancelled", error=cancellation(run)), attempts, self._consumer)
+            if outcome.kind in ("retry", "return")
+            else "",
+            _permits(run),
+            outcome.permit.wanted(None if run.stepped else run.permit) if outcome.permit else "",
+        )
+        return _End((run.stream, run.queue_name), args)
+
+    def _keep(self, ends: Sequence[_End]) -> None:
+        sized = [(time.monotonic(), _END_BYTES + len(str(end.args[_EVENT])), end) for end in ends]
         with self._lock:
-            self._taken.extend((now, size, run) for run, size in ends)
-            self._taken_bytes += sum(size for _, size in ends)
+            self._taken.extend(sized)
+            self._taken_bytes += sum(size for _, size, _ in sized)
             self._forget(lambda _: self._taken_bytes > _KEPT_BYTES)
 
     def _forget(self, obsolete: Callable[[float], bool]) -> None:

@@ -86,6 +86,7 @@ class EventLoop(threading.Thread):
         except BaseException as error:
             if isinstance(error, SkipMessage):
                 log.warning("task skipped by middleware", task_id=delivery.id)
+            _let_go(error)
         finally:
             self._finished(delivery)
             delivery.clear_exception()
@@ -108,3 +109,12 @@ class EventLoop(threading.Thread):
             task.cancel()  # its thread does not take an interruption
         if self._running:
             await asyncio.wait(set(self._running), timeout=1)
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what an attempt's error refers to. A library that keeps an error in a local variable, as aiohttp does, has
+    it refer to itself, and to all of the attempt, which the garbage collector alone would find."""
+    at: BaseException | None = error
+    while at is not None and at.__traceback__ is not None:
+        at.__traceback__ = None
+        at = at.__cause__ or at.__context__

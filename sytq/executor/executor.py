@@ -146,10 +146,7 @@ class Executor:
                 tracked = self._tracked.get(delivery.stream, {})
                 if tracked.get(delivery.entry) is delivery:  # this worker may have a later attempt of the same entry
                     del tracked[delivery.entry]
-            passed = sum(delivery.passing for delivery in deliveries)
-            for delivery in deliveries:
-                delivery.passing = False  # the latest ends may be written again
-        self.slots.passed(passed)
+        self.slots.passed(sum(delivery.passing for delivery in deliveries))
 
     def deliveries(self) -> list[Delivery]:
         with self._lock:

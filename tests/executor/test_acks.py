@@ -43,8 +43,8 @@ class Ends:
     def end(self, name: str, size: int = 0) -> None:
         message = Message[object]("q", "t", ({},), {}, {}, name, 0)
         stream = self._keys.stream("q", "normal")
-        run = Delivery(message, stream=stream, entry=b"1-1", body=b"x" * size, attempts=1, max_attempts=1, token=5)
-        run.outcome = Outcome("done")
+        run = Delivery(message, stream=stream, entry=b"1-1", body=b"", attempts=1, max_attempts=1, token=5)
+        run.outcome = Outcome("done", result="x" * size)
         self.loop.call_soon_threadsafe(self.acks.put, run)
         poll(lambda: name in self._acked, message="Redis takes the end, and the worker keeps it")
 
@@ -67,7 +67,7 @@ def ends(redis_url: str) -> Iterator[Ends]:
 
 def test_p2_latest_ends_are_repeated_within_the_memory_limit(ends: Ends) -> None:
     for name in ("a", "b", "c", "d"):
-        ends.end(name, size=3 * MIB)  # each is held as bytes and decoded
+        ends.end(name, size=6 * MIB)
     assert ends.repeated("e") == ["c", "d"]
     assert ends.repeated("f") == ["c", "d", "e"]  # Redis may be emptied a second time
 
