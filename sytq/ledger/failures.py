@@ -16,7 +16,7 @@ from typing import Any
 
 import peewee
 
-from sytq.ledger.database import is_mysql, marks, read, transact, upsert
+from sytq.ledger.database import execute, is_mysql, read, transact, upsert
 from sytq.ledger.models import Failure, Task
 from sytq.ledger.query import parse
 from sytq.ledger.search import Search
@@ -193,21 +193,17 @@ class FailureRollup:
             transact(self._database, partial(self._replace, since, until, counted))
 
     def _dead(self, since: int, until: int) -> list[tuple[Any, ...]]:
-        mark = marks(self._database, 1)
         sql = (
-            "SELECT COALESCE(owner, ''), type, COALESCE(error_fingerprint, ''), COUNT(*), "  # noqa: S608
-            "MIN(finished_at), MAX(finished_at), MAX(id) FROM sytq_tasks "
-            f"WHERE state = {mark} AND finished_at >= {mark} AND finished_at < {mark} GROUP BY 1, 2, 3"
+            "SELECT COALESCE(owner, ''), type, COALESCE(error_fingerprint, ''), COUNT(*), MIN(finished_at),"
+            " MAX(finished_at), MAX(id) FROM sytq_tasks WHERE state = ? AND finished_at >= ? AND finished_at < ?"
+            " GROUP BY 1, 2, 3"
         )
-        between = (whole_second(moment) for moment in (since, until))
-        cursor: Any = self._database.execute_sql(sql, (DEAD, *between))  # type: ignore[no-untyped-call]
-        return sorted((since, *row) for row in cursor.fetchall())
+        rows = execute(self._database, sql, DEAD, whole_second(since), whole_second(until))
+        return sorted((since, *row) for row in rows.fetchall())
 
     def _known(self, since: int, until: int) -> list[tuple[Any, ...]]:
-        mark = marks(self._database, 1)
-        sql = f"SELECT {', '.join(_COLUMNS)} FROM sytq_failures WHERE since >= {mark} AND since < {mark}"  # noqa: S608
-        cursor: Any = self._database.execute_sql(sql, (since, until))  # type: ignore[no-untyped-call]
-        return sorted(cursor.fetchall())
+        sql = f"SELECT {', '.join(_COLUMNS)} FROM sytq_failures WHERE since >= ? AND since < ?"  # noqa: S608
+        return sorted(execute(self._database, sql, since, until).fetchall())
 
     def _replace(self, since: int, until: int, rows: Sequence[tuple[Any, ...]]) -> None:
         Failure.delete().where(Failure.since >= since, Failure.since < until).execute()

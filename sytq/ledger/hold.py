@@ -10,12 +10,11 @@ Must not begin a transaction.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
 
 import peewee
 
 from sytq.ledger import audit
-from sytq.ledger.database import insert_ignore, marks
+from sytq.ledger.database import execute, insert_ignore
 from sytq.ledger.models import Pause, Recorded
 
 #: In place of a type's name; no type can have it.
@@ -59,13 +58,9 @@ def position() -> int:
 
 def advance(database: peewee.Database, known: int, to: int) -> None:
     """Raise the position, which Redis says is `known` or above. Raises SetBack when it is not."""
-    mark = marks(database, 1)
-    sql = (
-        f"UPDATE sytq_recorded SET position = CASE WHEN position < {mark} THEN {mark} ELSE position END "  # noqa: S608
-        f"WHERE id = {_ROW} AND position >= {mark}"
-    )
-    cursor: Any = database.execute_sql(sql, (to, to, known))  # type: ignore[no-untyped-call]
-    if cursor.rowcount == 0:
+    higher = "CASE WHEN position < ? THEN ? ELSE position END"
+    sql = f"UPDATE sytq_recorded SET position = {higher} WHERE id = {_ROW} AND position >= ?"  # noqa: S608
+    if execute(database, sql, to, to, known).rowcount == 0:
         if known:
             raise SetBack
         set_position(database, to)

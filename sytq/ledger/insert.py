@@ -11,7 +11,7 @@ from operator import attrgetter
 import peewee
 
 from sytq.ids import new_id
-from sytq.ledger.database import insert_ignore, is_mysql, marks, transact
+from sytq.ledger.database import execute, insert_ignore, is_mysql, transact
 from sytq.ledger.dependencies import OnFailure
 from sytq.states import CANCELLED, QUEUED, SCHEDULED
 
@@ -116,6 +116,6 @@ def try_to_insert(database: peewee.Database, *, allocate: bool) -> None:
         insert_ignore(database, "sytq_tasks", {name: [value] for name, value in row.items()})
         # Not rolled back: MariaDB 10.11 ends itself when undoing an insert needs a page that a full disk does not have.
         # Nobody sees the row in between, and what it leaves is removed in the background.
-        database.execute_sql(f"DELETE FROM sytq_tasks WHERE id = {marks(database, 1)}", (row["id"],))
+        execute(database, "DELETE FROM sytq_tasks WHERE id = ?", row["id"])
 
     transact(database, work)

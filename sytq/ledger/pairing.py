@@ -8,7 +8,7 @@ from typing import Any
 
 import peewee
 
-from sytq.ledger.database import insert_ignore, is_mysql, read, transact
+from sytq.ledger.database import execute, insert_ignore, is_mysql, read, transact
 from sytq.pairing import Half, Partner
 
 _COLUMNS = "id, beat, redis, place, worker, seen_at, other, other_place, other_worker, other_at"
@@ -52,26 +52,19 @@ class LedgerHalf:
 
     def claim(self, there: Half, redis: str, place: str, worker: str, beat: int) -> bool:
         """Say that this Redis serves the ledger, unless another worker has written since `there` was read."""
-        mark = self._database.param
-        sql = (
-            f"UPDATE sytq_ledger SET redis = {mark}, place = {mark}, worker = {mark}, beat = {mark}, "  # noqa: S608
-            f"seen_at = {self._now} WHERE one = 1 AND id = {mark} AND beat = {mark}"
-        )
+        values = f"redis = ?, place = ?, worker = ?, beat = ?, seen_at = {self._now}"
+        sql = f"UPDATE sytq_ledger SET {values} WHERE one = 1 AND id = ? AND beat = ?"  # noqa: S608
         return self._write(sql, redis, place, worker, beat, there.id, there.beat) == 1
 
     def touch(self, redis: str) -> None:
         """Say that workers of this Redis are alive while it does not answer them."""
-        sql = f"UPDATE sytq_ledger SET seen_at = {self._now} WHERE one = 1 AND redis = {self._database.param}"  # noqa: S608
+        sql = f"UPDATE sytq_ledger SET seen_at = {self._now} WHERE one = 1 AND redis = ?"  # noqa: S608
         self._write(sql, redis)
 
     def refuse(self, redis: str, place: str, worker: str) -> None:
         """Remember a refused Redis, so that the workers of the serving one can name it."""
-        mark = self._database.param
-        sql = (
-            f"UPDATE sytq_ledger SET other = {mark}, other_place = {mark}, other_worker = {mark}, "  # noqa: S608
-            f"other_at = {self._now} WHERE one = 1"
-        )
-        self._write(sql, redis, place, worker)
+        other = f"other = ?, other_place = ?, other_worker = ?, other_at = {self._now}"
+        self._write(f"UPDATE sytq_ledger SET {other} WHERE one = 1", redis, place, worker)  # noqa: S608
 
     def _row(self, query: str) -> tuple[Any, ...] | None:
         try:
@@ -81,7 +74,7 @@ class LedgerHalf:
             return None
 
     def _write(self, sql: str, *values: object) -> int:
-        return transact(self._database, lambda: int(self._database.execute_sql(sql, values).rowcount))
+        return transact(self._database, lambda: int(execute(self._database, sql, *values).rowcount))
 
 
 def _partner(columns: list[Any], now: Any) -> Partner | None:

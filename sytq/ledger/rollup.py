@@ -13,7 +13,7 @@ from typing import Any
 
 import peewee
 
-from sytq.ledger.database import execute_many, is_mysql, marks, read, transact
+from sytq.ledger.database import execute, execute_many, is_mysql, marks, read, transact
 from sytq.ledger.hold import position
 from sytq.ledger.models import Figure, Task
 from sytq.ledger.values import floor, to_ms, utcnow, whole_second
@@ -148,16 +148,14 @@ class Rollup:
     def _tasks(self, since: int, until: int) -> _Rows:
         """The minutes' figures, as the rows of the tasks give them."""
         found: _Rows = {}
-        mark = marks(self._database, 1)
         between = tuple(map(whole_second, (since, until)))
 
         def rows(columns: str, moment: str, where: str, *values: Any) -> Iterator[tuple[Any, ...]]:
             sql = (
                 f"SELECT {self._minute(moment)}, {_GROUP}, {columns} FROM sytq_tasks "  # noqa: S608
-                f"WHERE {where}{moment} >= {mark} AND {moment} < {mark} GROUP BY 1, 2, 3, 4, 5"
+                f"WHERE {where}{moment} >= ? AND {moment} < ? GROUP BY 1, 2, 3, 4, 5"
             )
-            cursor: Any = self._database.execute_sql(sql, (*values, *between))  # type: ignore[no-untyped-call]
-            for minute, *rest in cursor.fetchall():
+            for minute, *rest in execute(self._database, sql, *values, *between).fetchall():
                 if minute is not None:  # SQLite keeps any text as a time
                     yield (int(minute) * MINUTE, *rest)
 
@@ -165,7 +163,7 @@ class Rollup:
             _of(found, key)[0] += int(count)
         for state in TERMINAL:
             for *key, count, retries, ran, waiting, running in rows(
-                self._ended(), "finished_at", f"state = {mark} AND ", state
+                self._ended(), "finished_at", "state = ? AND ", state
             ):
                 values = _of(found, key)
                 values[_VALUES.index(state)] += int(count)
@@ -205,17 +203,16 @@ class Rollup:
             self._upsert(span, self._sums(finer, span, floor(first, span), floor(last, span) + span))
 
     def _sums(self, finer: int, span: int, since: int, until: int) -> _Rows:
-        mark = marks(self._database, 1)
         sums = ", ".join(f"SUM({name})" for name in _VALUES)
         bucket = f"since {'DIV' if self._mysql else '/'} {span}"
         sql = (
             f"SELECT {bucket}, {', '.join(_KEY)}, {sums} FROM sytq_figures "  # noqa: S608
-            f"WHERE span = {mark} AND since >= {mark} AND since < {mark} GROUP BY 1, 2, 3, 4, 5"
+            "WHERE span = ? AND since >= ? AND since < ? GROUP BY 1, 2, 3, 4, 5"
         )
         if self._mysql:  # waits for minutes that another worker has not committed: both would leave them out of the sum
             sql += " FOR UPDATE"
-        cursor: Any = self._database.execute_sql(sql, (finer, since, until))  # type: ignore[no-untyped-call]
-        return {(int(row[0]) * span, *row[1:5]): [float(value) for value in row[5:]] for row in cursor.fetchall()}
+        rows = execute(self._database, sql, finer, since, until).fetchall()
+        return {(int(row[0]) * span, *row[1:5]): [float(value) for value in row[5:]] for row in rows}
 
     def _upsert(self, span: int, rows: _Rows) -> None:
         """A value that is there stays if it is greater: two workers may count at once, and shorter spans go first."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import peewee
 
-from sytq.ledger.database import marks, read
+from sytq.ledger.database import execute, read
 from sytq.ledger.models import Task
 from sytq.ledger.query import parse
 from sytq.ledger.search import Count, Search
@@ -42,19 +42,14 @@ class StateCounts:
             found[state] = found.get(state, 0) + number
         if is_all:
             return {state: Count(found[state]) for state in STATES}
-        mark = marks(self._database, 1)
-        owned = f"COUNT(CASE WHEN owner = {mark} THEN 1 END), COUNT(*)"
+        owned = "COUNT(CASE WHEN owner = ? THEN 1 END), COUNT(*)"
         rows = self._each_state(owned, "owner", "ORDER BY created_at DESC", _OF_STATE, (owner,))
         return {state: Count(max(mine, found[state]), looked < _OF_STATE) for state, mine, looked in rows}
 
     def _each_state(self, columns: str, read_of: str, order: str, limit: int, given: tuple[str, ...]) -> list[Any]:
         """One row for each state, with `columns` of so many of its tasks."""
-        mark = marks(self._database, 1)
-        each = (
-            f"SELECT {mark}, {columns} FROM "  # noqa: S608
-            f"(SELECT {read_of} FROM sytq_tasks WHERE state = {mark} {order} LIMIT {limit}) AS its"
-        )
+        some = f"SELECT {read_of} FROM sytq_tasks WHERE state = ? {order} LIMIT {limit}"  # noqa: S608
+        each = f"SELECT ?, {columns} FROM ({some}) AS its"  # noqa: S608
         sql = " UNION ALL ".join([each] * len(STATES))
         values = [value for state in STATES for value in (state, *given, state)]
-        execute: Any = self._database.execute_sql
-        return read(self._database, lambda: list(execute(sql, values).fetchall()))
+        return read(self._database, lambda: list(execute(self._database, sql, *values).fetchall()))
