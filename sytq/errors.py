@@ -87,12 +87,7 @@ class Retry(Exception):
 
     @renamed_arguments(counts="consumes_attempt")
     def __init__(
-        self,
-        after: float | str | None = None,
-        *,
-        consumes_attempt: bool = True,
-        reason: str = "",
-        permit: Any = None,
+        self, after: float | str | None = None, *, consumes_attempt: bool = True, reason: str = "", permit: Any = None
     ) -> None:
         super().__init__(reason or "the task asked to be retried")
         self.after = after
@@ -109,13 +104,7 @@ class Waiting(Retry):
 
     @renamed_arguments(closed="unavailable")
     def __init__(
-        self,
-        after: float,
-        *,
-        reason: str,
-        unavailable: bool = False,
-        limiter: str | None = None,
-        permit: Any = None,
+        self, after: float, *, reason: str, unavailable: bool = False, limiter: str | None = None, permit: Any = None
     ) -> None:
         super().__init__(after, consumes_attempt=False, reason=reason, permit=permit)
         self.unavailable = unavailable

@@ -35,11 +35,7 @@ ls = task_list.lister(
 
 
 @app.command()
-def count(
-    type_name: OnlyType = None,
-    json_wanted: AsJson = False,
-    file: File = None,
-) -> None:
+def count(type_name: OnlyType = None, json_wanted: AsJson = False, file: File = None) -> None:
     """Count tasks by type and state. Also shows the age of the oldest task in each unfinished state."""
     parts = open_runtime(file)
     types = [parts.registry.get(type_name).name] if type_name else sorted(known.name for known in parts.registry)

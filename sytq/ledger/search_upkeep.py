@@ -35,11 +35,7 @@ _OWNER_ALONE: Any = Task.metadata.is_null() & (fn.COALESCE(fn.LENGTH(Task.owner)
 
 def begin_anew(database: peewee.Database) -> None:
     """Have the index made anew in the background, after many tasks of the past were written at once."""
-
-    def work() -> None:
-        SearchProgress.delete().execute()
-
-    transact(database, work)
+    transact(database, SearchProgress.delete().execute)
 
 
 class SearchUpkeep:

@@ -52,11 +52,7 @@ EXPLANATIONS = (
         "Redis did not answer. The task goes on by itself once it does.",
         "runbook.md#redis-is-down",
     ),
-    Explanation(
-        r"^timed out",
-        "The attempt took longer than the `timeout` of its task type.",
-        "plugins.md#the-policy",
-    ),
+    Explanation(r"^timed out", "The attempt took longer than the `timeout` of its task type.", "plugins.md#the-policy"),
     Explanation(
         r"^(?:attempt|start) \d+ of task .* no longer holds it",
         "The worker was silent for longer than its lease, so another attempt has the task. Nothing of this one counts.",

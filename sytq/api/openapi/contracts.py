@@ -34,8 +34,7 @@ RECORD = _object(
 ENQUEUED = _object({"task_id": _TEXT, "status": {"const": "enqueued"}})
 ENQUEUED_RECORD = _success(ENQUEUED)
 PROMPT = _object(
-    {"prompt": {"type": "string", "minLength": 1}},
-    {"system": _MAYBE, "model": _MAYBE, "callback_url": _MAYBE},
+    {"prompt": {"type": "string", "minLength": 1}}, {"system": _MAYBE, "model": _MAYBE, "callback_url": _MAYBE}
 )
 REQUEST = _object(
     {"url": {"type": "string", "minLength": 1, "maxLength": 2048}},

@@ -110,9 +110,7 @@ class NewOperation(_Timed):
 
 
 _LIMITER = Field(
-    min_length=1,
-    max_length=300,
-    description="A limiter, a task type (type:NAME), or all types of a queue (queue:NAME)",
+    min_length=1, max_length=300, description="A limiter, a task type (type:NAME), or all types of a queue (queue:NAME)"
 )
 
 
