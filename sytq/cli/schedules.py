@@ -10,7 +10,6 @@ from sytq import clock
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
 from sytq.cli.output import age, cell, listing, report
-from sytq.errors import InvalidInput
 from sytq.ledger.insert import Accepted
 from sytq.ledger.schedules import Schedules
 from sytq.ledger.values import iso
@@ -86,7 +85,5 @@ def trigger(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
 
 def _with(name: str, file: str | None) -> Runtime:
     parts = open_runtime(file)
-    if name not in parts.registry.schedules:
-        valid = ", ".join(sorted(parts.registry.schedules)) or "none is declared"
-        raise InvalidInput("name", f"'{name}' is not a schedule; valid: {valid}")
+    parts.registry.schedule(name)
     return parts

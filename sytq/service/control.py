@@ -156,7 +156,6 @@ class Operator:
         return names
 
     def pauses(self) -> list[Pause]:
-        """Return the pauses of types."""
         return read(
             self._ledger.database, lambda: list(Pause.select().where(Pause.type != EVERY_TYPE).order_by(Pause.type))
         )

@@ -288,5 +288,4 @@ class StreamLoop(Loop):
 
 
 def message_task_id(stream: str, entry: str) -> str:
-    """Return the id of a message's task."""
     return derived_id(_SERIES, f"{stream}:{entry}")

@@ -117,6 +117,13 @@ class Registry:
                 "type", f"'{name}' is not a task type; valid: {', '.join(sorted(self._types))}"
             ) from None
 
+    def schedule(self, name: str) -> Scheduled:
+        """Return a schedule. Raises InvalidInput listing the valid names."""
+        if name not in self.schedules:
+            valid = ", ".join(sorted(self.schedules)) or "none is declared"
+            raise InvalidInput("schedule", f"'{name[:64]}' is not a schedule; valid: {valid}")
+        return self.schedules[name]
+
     def of_role(self, role: Role) -> TaskType:
         """Return the type with a role. Raises InvalidInput where no plugin brings one."""
         found = next((each for each in self if each.role == role), None)

@@ -61,7 +61,6 @@ def _block(block: blocks.Block, level: int) -> Shown:
 
 
 def cell(value: blocks.Cell) -> Shown:
-    """A cell for the template."""
     if value is None:
         return Shown("text", "")
     if isinstance(value, bool):

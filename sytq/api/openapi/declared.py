@@ -21,12 +21,10 @@ _TEXT: JsonSchema = {"type": "string"}
 
 
 def query(name: str, description: str, schema: JsonSchema) -> JsonSchema:
-    """A query parameter."""
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
 def header(name: str, description: str, **limits: Any) -> JsonSchema:
-    """A request header."""
     return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **limits}}
 
 

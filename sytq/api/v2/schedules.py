@@ -11,24 +11,14 @@ from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parts import Resource
 from sytq.api.v2.requests import OneSchedule, SchedulePause
-from sytq.errors import InvalidInput
 from sytq.ledger.insert import Existing
 from sytq.ledger.schedules import Schedules
 from sytq.ledger.values import iso
 from sytq.tasktypes.payload import validated
-from sytq.tasktypes.registry import Scheduled
 
 
 class _Change(Resource):
     scopes: ClassVar = {"POST": "admin"}
-
-    def _known(self, name: str) -> Scheduled:
-        """Raises InvalidInput."""
-        schedules = self._parts.runtime.registry.schedules
-        if name not in schedules:
-            valid = ", ".join(sorted(schedules)) or "none is declared"
-            raise InvalidInput("schedule", f"'{name[:64]}' is not a schedule; valid: {valid}")
-        return schedules[name]
 
     @property
     def _schedules(self) -> Schedules:
@@ -41,7 +31,7 @@ class PauseSchedule(_Change):
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         wanted = validated(SchedulePause, read_object(req), "body")
         name = wanted.schedule
-        self._known(name)
+        self._parts.runtime.registry.schedule(name)
         by = req.context.caller.name
         await self._parts.sql.finish(self._schedules.pause, name, clock.utc(), by=by, why=wanted.why)
         req.context.audit_detail = f"{name}: {wanted.why}"
@@ -53,7 +43,7 @@ class ResumeSchedule(_Change):
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         name = validated(OneSchedule, read_object(req), "body").schedule
-        schedule = self._known(name).schedule
+        schedule = self._parts.runtime.registry.schedule(name).schedule
         resumed = await self._parts.sql.finish(self._schedules.resume, name)
         req.context.audit_detail = name if resumed else None
         upcoming = [iso(tick) for tick in schedule.upcoming(clock.utc(), 1)]
@@ -65,7 +55,7 @@ class TriggerSchedule(_Change):
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         name = validated(OneSchedule, read_object(req), "body").schedule
-        scheduled = self._known(name)
+        scheduled = self._parts.runtime.registry.schedule(name)
         # Without an owner, as its ticks.
         task = self._parts.runtime.submitter.prepare(scheduled.type, scheduled.schedule.payload)
         (found,) = await self._parts.submission.accept(req, [task])
