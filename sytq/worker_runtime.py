@@ -49,7 +49,6 @@ from sytq.worker.loops.reconciler import Reconciler
 from sytq.worker.loops.recorder import Recorder
 from sytq.worker.loops.scheduler import Scheduler
 from sytq.worker.loops.suspects import SuspectLoop
-from sytq.worker.middleware.measure import Measure
 from sytq.worker.middleware.naming import Naming
 from sytq.worker.middleware.retry import RetryPolicy
 
@@ -131,7 +130,6 @@ def _middleware(runtime: Runtime, broker: StreamsBroker) -> Iterator[Middleware]
     """After an attempt these are called in reverse: the policy decides the outcome before the others report it."""
     settings, executor = runtime.settings, broker.executor
     yield Naming()
-    yield Measure()
     if settings.sentry.dsn is not None:
         from sytq.worker.middleware.sentry import SentryReports
 

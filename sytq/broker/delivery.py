@@ -35,6 +35,23 @@ class Outcome:
     permit: Permit | None = None  # that the attempt was refused: the task waits for it in the limiter's wait queue
 
 
+#: The task's state after each outcome (as in ack.lua), and the attempt's outcome in the ledger.
+STATES = {
+    "done": "succeeded",
+    "retry": "retrying",
+    "dead": "dead",
+    "unreadable": "dead",
+    "cancelled": "cancelled",
+    "return": "queued",
+}
+OUTCOMES = STATES | {"retry": "failed", "return": "returned"}
+
+
+def named(outcome: Outcome) -> str:
+    """Return the attempt's outcome in the ledger."""
+    return OUTCOMES[outcome.kind] if outcome.consumes_attempt or outcome.kind != "retry" else "waited"
+
+
 class Delivery(MessageProxy):
     """The message of one attempt. `token`, the fencing token, is larger than in every earlier attempt."""
 
@@ -131,6 +148,7 @@ class Delivery(MessageProxy):
         return f"{self.type}({self.id})"
 
     __repr__ = __str__
+    __eq__, __hash__ = object.__eq__, object.__hash__  # Dramatiq compares messages by their content
 
 
 def cancellation(run: Delivery) -> str:

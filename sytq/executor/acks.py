@@ -15,12 +15,12 @@ from typing import NamedTuple
 import structlog
 
 from sytq import clock
-from sytq.batcher import Batcher
 from sytq.broker.connection import Redis
-from sytq.broker.delivery import Delivery, Outcome, cancellation
+from sytq.broker.delivery import STATES, Delivery, Outcome, cancellation, named
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.limiters import Limiters, log_changes, state_keys
 from sytq.errors import RedisUnavailable
+from sytq.executor import measure
 from sytq.observability.outages import log_failure
 
 log = structlog.get_logger(__name__)
@@ -62,7 +62,8 @@ class Acks:
         self._limited = limited  # queues with a limit, whose waiters are notified when a task ends
         self._limiters = limiters
         self._acked = acked
-        self._batcher: Batcher[Delivery | _End, None] = Batcher(self._process, name="acknowledgements", max_size=_BATCH)
+        self._waiting: list[Delivery | _End] = []
+        self._writing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="acks")
         self._taken: collections.deque[tuple[float, int, _End]] = collections.deque()
         self._taken_bytes = 0
@@ -71,7 +72,12 @@ class Acks:
     def put(self, delivery: Delivery) -> None:
         """Acknowledge an attempt with the next batch. Called on the event loop."""
         delivery.ended = clock.now()
-        self._batcher.add(delivery)
+        self._add(delivery)
+
+    def _add(self, one: Delivery | _End) -> None:
+        self._waiting.append(one)
+        if self._writing is None:
+            self._writing = self._loop.create_task(self._write_all())
 
     def forget(self) -> None:
         """Drop the ends that SQL has by now; call it only while Redis was not emptied."""
@@ -85,28 +91,38 @@ class Acks:
             self._taken.clear()
             self._taken_bytes = 0
         for end in taken:
-            self._loop.call_soon_threadsafe(self._batcher.add, end)
+            self._loop.call_soon_threadsafe(self._add, end)
 
     def stop(self, timeout: float) -> bool:
         """Write the waiting outcomes, for at most `timeout` seconds. False when some were left."""
-        written = asyncio.run_coroutine_threadsafe(self._batcher.drain(), self._loop)
+        written = asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
         with contextlib.suppress(TimeoutError):
             written.result(timeout)
         return written.done()
 
-    async def _process(self, batch: list[Delivery | _End]) -> list[None]:
+    async def _drain(self) -> None:
+        while self._writing is not None:
+            await asyncio.wait((self._writing,))
+
+    async def _write_all(self) -> None:
+        while batch := self._waiting[:_BATCH]:
+            del self._waiting[:_BATCH]
+            measure.ran([run for run in batch if isinstance(run, Delivery) and run.passing])
+            await self._process(batch)
+        self._writing = None
+
+    async def _process(self, batch: list[Delivery | _End]) -> None:
         pause, again = 0.05, False
         while True:
             try:
-                await self._loop.run_in_executor(self._thread, self._write, batch, again)
-                return [None] * len(batch)
+                return await self._loop.run_in_executor(self._thread, self._write, batch, again)
             except RedisUnavailable as error:
                 # The work must not be repeated: its outcome stays here until Redis answers.
                 log_failure(log, "acknowledgements postponed: Redis unavailable", error, waiting=len(batch))
             except Exception:
                 log.critical("acknowledgements failed", exc_info=True)
                 self._loop.stop()  # the watchdog ends the process
-                raise
+                return
             await asyncio.sleep(pause)
             pause, again = min(pause * 2, 1.0), True
 
@@ -182,23 +198,6 @@ def _permits(run: Delivery) -> str:
     if permit is None or permit.acquired_ms is None:
         return ""
     return " ".join((permit.outcome, f"{permit.acquired_ms} {int(permit.reserved)} {int(permit.cost)}", *permit.limits))
-
-
-#: The task's state after each outcome (as in ack.lua), and the attempt's outcome in the ledger.
-STATES = {
-    "done": "succeeded",
-    "retry": "retrying",
-    "dead": "dead",
-    "unreadable": "dead",
-    "cancelled": "cancelled",
-    "return": "queued",
-}
-OUTCOMES = STATES | {"retry": "failed", "return": "returned"}
-
-
-def named(outcome: Outcome) -> str:
-    """Return the attempt's outcome in the ledger."""
-    return OUTCOMES[outcome.kind] if outcome.consumes_attempt or outcome.kind != "retry" else "waited"
 
 
 def end_event(run: Delivery, outcome: Outcome, attempts: int, worker: str) -> str:

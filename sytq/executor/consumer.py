@@ -23,6 +23,7 @@ from sytq.broker.limiter import Permit
 from sytq.broker.limiters import state_keys
 from sytq.broker.priorities import Turn
 from sytq.errors import RedisUnavailable
+from sytq.executor import measure
 from sytq.executor.executor import Executor
 from sytq.executor.slots import SlotKind
 from sytq.executor.watchdog import turn
@@ -174,6 +175,7 @@ class StreamConsumer(Consumer):
                 delivery.id = task_id.decode(errors="replace")
                 delivery.outcome = Outcome("unreadable", error="the message cannot be decoded")
             self._executor.event_loop.loop.call_soon_threadsafe(self._executor.acks.put, delivery)
+        measure.waited(deliveries)
         return deliveries
 
     def _hold(self, delivery: Delivery, acquired_ms: bytes, awaited: bytes, cost: bytes, *limits: bytes) -> None:

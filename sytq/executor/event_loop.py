@@ -37,7 +37,7 @@ class EventLoop(threading.Thread):
         self._hooks = hooks
         self._stopping = stopping
         self._finished = finished
-        self._running: dict[asyncio.Task[None], Delivery] = {}
+        self._running: dict[Delivery, asyncio.Task[None]] = {}
 
     def run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -66,16 +66,14 @@ class EventLoop(threading.Thread):
 
     def _start(self, deliveries: Sequence[Delivery], begun: Callable[[], None] | None) -> None:
         for delivery in deliveries:
-            task = self.loop.create_task(self._run(delivery), name=delivery.id)
-            self._running[task] = delivery
-            task.add_done_callback(self._running.pop)
+            self._running[delivery] = self.loop.create_task(self._run(delivery), name=delivery.id)
             if delivery.lost or delivery.cancelled_by is not None:  # the heartbeat came between its fetch and this
                 self._cancel(delivery.id)
         if begun is not None:
             self.loop.call_soon(begun)  # behind the first step of each
 
     def _cancel(self, task_id: str) -> None:
-        for task, delivery in self._running.items():
+        for delivery, task in self._running.items():
             if delivery.id == task_id:
                 self.loop.call_soon(task.cancel)  # behind its first step: before it, it would end without an outcome
 
@@ -90,6 +88,7 @@ class EventLoop(threading.Thread):
         finally:
             self._finished(delivery)
             delivery.clear_exception()
+            del self._running[delivery]
 
     def _tick(self) -> None:
         self.threads.look()
@@ -98,17 +97,18 @@ class EventLoop(threading.Thread):
         self.loop.call_later(_TICK, self._tick)
 
     async def _drain(self, timeout: float) -> None:
-        if self._running:
-            await asyncio.wait(set(self._running), timeout=max(timeout, 0.01))
-        for task, delivery in list(self._running.items()):
+        await self._wait(max(timeout, 0.01))
+        for delivery, task in self._running.items():
             delivery.returned = "the worker is stopping"
             self.loop.call_soon(task.cancel)  # as in `_cancel`
-        if self._running:
-            await asyncio.wait(set(self._running), timeout=5)
-        for task in self._running:
+        await self._wait(5)
+        for task in self._running.values():
             task.cancel()  # its thread does not take an interruption
+        await self._wait(1)
+
+    async def _wait(self, timeout: float) -> None:
         if self._running:
-            await asyncio.wait(set(self._running), timeout=1)
+            await asyncio.wait(self._running.values(), timeout=timeout)
 
 
 def _let_go(error: BaseException) -> None:

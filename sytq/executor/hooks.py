@@ -17,6 +17,7 @@ from sytq.broker.delivery import Delivery
 log = structlog.get_logger(__name__)
 
 _NAMES = ("before_process_message", "after_process_message", "after_skip_message")
+_NOTHING = contextlib.nullcontext()
 
 
 class Hooks:
@@ -29,9 +30,12 @@ class Hooks:
         self._broker = broker
         self._middleware = middleware
 
-    @contextlib.contextmanager
-    def around(self, delivery: Delivery) -> Iterator[None]:
+    def around(self, delivery: Delivery) -> contextlib.AbstractContextManager[None]:
         """Call the hooks before and after the block, which may raise; its exception is the delivery's."""
+        return self._around(delivery) if any(self._hooks) else _NOTHING
+
+    @contextlib.contextmanager
+    def _around(self, delivery: Delivery) -> Iterator[None]:
         before, after, after_skip = self._hooks
         try:
             for hook in before:

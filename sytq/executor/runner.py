@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from pydantic import BaseModel
+
 from sytq.broker.delivery import Delivery
 from sytq.executor.async_context import AsyncContext
 from sytq.executor.attempt import Services
@@ -39,14 +41,8 @@ class Runner:
             with self._hooks.around(delivery):
                 context = AsyncContext(self._services, declared, delivery, deadline)
                 payload = declared.parse(delivery.payload, delivery.version)
-                async with contextlib.AsyncExitStack() as around:
-                    for middleware in declared.middleware:
-                        entered = middleware(context, payload)
-                        if isinstance(entered, contextlib.AbstractAsyncContextManager):
-                            await around.enter_async_context(entered)
-                        else:
-                            around.enter_context(entered)
-                    delivery.result = await declared.function(context, payload)
+                call = partial(_within_its_middleware, declared) if declared.middleware else declared.function
+                delivery.result = await call(context, payload)
 
     async def _call_on_a_thread(self, declared: TaskType, delivery: Delivery) -> None:
         portal, deadline = Portal(asyncio.get_running_loop()), Deadline(declared.timeout)
@@ -66,3 +62,14 @@ class Runner:
 
         with deadline:
             await self._threads.run(Call(delivery, deadline, portal, call))
+
+
+async def _within_its_middleware(declared: TaskType, context: AsyncContext, payload: BaseModel) -> Any:
+    async with contextlib.AsyncExitStack() as around:
+        for middleware in declared.middleware:
+            entered = middleware(context, payload)
+            if isinstance(entered, contextlib.AbstractAsyncContextManager):
+                await around.enter_async_context(entered)
+            else:
+                around.enter_context(entered)
+        return await declared.function(context, payload)

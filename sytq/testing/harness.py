@@ -25,12 +25,12 @@ from typing import Any
 from dramatiq import Broker, Message
 
 from sytq import clock
-from sytq.broker.delivery import Delivery, Outcome
+from sytq.broker.delivery import STATES, Delivery, Outcome
 from sytq.config import load
 from sytq.durations import parse_duration
 from sytq.embedded import EmbeddedServer
 from sytq.errors import InvalidInput, SytqError
-from sytq.executor.acks import STATES, end_event
+from sytq.executor.acks import end_event
 from sytq.executor.hooks import Hooks
 from sytq.executor.runner import Runner
 from sytq.executor.threads import Threads

@@ -41,6 +41,7 @@ from sytq.tasktypes.registry import Registry
 from sytq.tasktypes.tasktype import TaskType
 
 log = structlog.get_logger(__name__)
+_PLAIN = logging.getLogger(__name__)  # answers whether a line is written at once
 
 #: Seconds until the next attempt after Redis or the database was unavailable.
 _STORE_UNAVAILABLE = 2.0
@@ -70,7 +71,7 @@ class RetryPolicy(Middleware):
         message.outcome = outcome
         if outcome.kind == "dead":
             message.fail()
-        silent = error is None and (self._logged == "failed" or not log.isEnabledFor(logging.INFO))
+        silent = error is None and (self._logged == "failed" or not _PLAIN.isEnabledFor(logging.INFO))
         if self._logged != "none" and not silent:
             self._write_line(message, outcome, error)
 

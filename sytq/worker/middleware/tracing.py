@@ -11,10 +11,9 @@ from dramatiq import Broker, Worker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 
-from sytq.broker.delivery import Delivery
+from sytq.broker.delivery import Delivery, named
 from sytq.broker.keys import GROUP
 from sytq.errors import Waiting
-from sytq.executor.acks import named
 from sytq.observability import tracing
 
 if TYPE_CHECKING:
