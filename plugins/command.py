@@ -23,6 +23,7 @@ from sytq.config import Section
 from sytq.config.masking import mask_text
 from sytq.config.values import Size, problem
 from sytq.errors import InvalidInput
+from sytq.ledger.values import parsed
 from sytq.tasktypes.configured import PayloadFields, TypeFactory, check_places, payload_model
 from sytq.tasktypes.templates import fill_text, places
 
@@ -162,9 +163,4 @@ def _signal(transport: asyncio.SubprocessTransport, number: signal.Signals) -> N
 
 def _readable(output: bytes, most: int) -> Any:
     text = output[:most].decode(errors="replace")
-    if len(output) > most:
-        return f"{text}\n[cut at {most} bytes]"
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    return f"{text}\n[cut at {most} bytes]" if len(output) > most else parsed(text)

@@ -6,7 +6,6 @@ operator's and may therefore lead anywhere.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
@@ -19,6 +18,7 @@ from sytq.config.values import problem
 from sytq.durations import Duration
 from sytq.errors import InvalidInput
 from sytq.http.headers import MANAGED_HEADERS
+from sytq.ledger.values import parsed
 from sytq.tasktypes.configured import PayloadFields, TypeFactory, check_places, payload_model
 from sytq.tasktypes.templates import fill, fill_text, places, text
 
@@ -102,7 +102,7 @@ async def _request(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
         if answer.status_code in template.dead_on:
             raise Fail(reason)
         raise Retry(after=retry_after(answer.headers.get("Retry-After"), clock.utc()), reason=reason)
-    result = {"status": answer.status_code, "body": _readable(answer.text)}
+    result = {"status": answer.status_code, "body": parsed(answer.text)}
     return result | {"cut": answer.cut} if answer.truncated else result
 
 
@@ -124,10 +124,3 @@ def fill_headers(template: dict[str, str], fields: dict[str, Any]) -> dict[str, 
 
 def _dots(url: str) -> int:
     return sum(part in (".", "..") for part in urlsplit(url).path.split("/"))
-
-
-def _readable(body: str) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return body

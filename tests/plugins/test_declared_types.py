@@ -15,7 +15,7 @@ from sytq_plugins.command import arguments
 from sytq.config import load
 from sytq.errors import ConfigError, InvalidInput
 from sytq.tasktypes.registry import Registry
-from sytq.testing import Harness
+from sytq.testing import Harness, Reply
 from tests.installation import Installation
 from tests.servers import poll
 
@@ -70,6 +70,16 @@ def test_http_type_fills_its_request_and_retries_by_its_policy() -> None:
     assert first.headers["x-name"] == "for a/b?c&d=é"
     assert (first.headers["x-none"], first.headers["idempotency-key"]) == ("", run.id)
     assert first.headers["content-type"] == "application/json"
+
+
+def test_number_that_json_lacks_is_kept_as_text_and_loses_no_result() -> None:
+    said = '{"rate": NaN, "most": 1e999}'
+    kept = {"rate": "NaN", "most": "1e999"}
+    section = {"http": {"url": "https://shop.example/"}}
+    with Harness("shop", settings={"types": {"shop": section}}) as harness:
+        harness.http.answer("https://shop.example/", Reply(body=said))
+        assert harness.run({}).result == {"status": 200, "body": kept}
+    assert run(command=["printf", "%s", said])["output"] == kept
 
 
 def test_payload_values_cannot_alter_the_request_structure() -> None:
