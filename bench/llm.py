@@ -2,10 +2,10 @@
 
     python -m bench.llm [--rows 2000] [--rejected-rows 500]
 
-First: all rows at once, beside two processes that do nothing but make the same calls, and the memory of a call in
-flight. Then a provider that
-answers 429 above 50 concurrent calls: without limits, with an adaptive limit of 200, with the right limit of 50. The
-provider is a process of its own; it counts.
+First: all rows at once, beside two processes that do nothing but make the same calls. Then the memory of a call that
+waits for a provider that takes 20 s, once those of all rows are in flight. Then a provider that answers 429 above 50
+concurrent calls: without limits, with an adaptive limit of 200, with the right limit of 50. The provider is a process
+of its own; it counts.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import asyncio
 import json
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -34,8 +36,9 @@ from sytq.runtime import Runtime, build
 from tests.servers import MySQLServer, free_port, poll
 from tests.tables import make_tables
 
-SECONDS = 2.0
+SECONDS, SLOW = 2.0, 20.0  # that an answer takes
 BEARS = 50
+FIRST = 50  # rows that have the workers load what a call needs
 REPORT = "The house is worth 420 to 460 thousand. " * 10
 
 
@@ -43,10 +46,11 @@ REPORT = "The house is worth 420 to 460 thousand. " * 10
 
 
 class Provider:
-    """Answers after SECONDS; above `bears` concurrent calls with 429 at once."""
+    """Answers after so many seconds; above `bears` concurrent calls with 429 at once."""
 
-    def __init__(self, bears: int) -> None:
+    def __init__(self, bears: int, seconds: float) -> None:
         self._bears = bears
+        self._seconds = seconds
         self._running = 0
         self._counts = {"answered": 0, "rejected": 0, "peak": 0}
 
@@ -58,7 +62,7 @@ class Provider:
         self._running += 1
         self._counts["peak"] = max(self._counts["peak"], self._running)
         try:
-            await asyncio.sleep(SECONDS)
+            await asyncio.sleep(self._seconds)
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
             usage = {"prompt_tokens": 20, "completion_tokens": 100, "total_tokens": 120}
@@ -79,8 +83,8 @@ class Provider:
         return web.json_response(self._counts)
 
 
-def serve(port: int, bears: int) -> None:
-    provider = Provider(bears)
+def serve(port: int, bears: int, seconds: float) -> None:
+    provider = Provider(bears, seconds)
     app = web.Application()
     app.router.add_post("/v1/chat/completions", provider.complete)
     app.router.add_get("/counts", provider.counts)
@@ -93,7 +97,15 @@ def serve(port: int, bears: int) -> None:
 class Run:
     """A fresh ledger and Redis, a provider, and two worker processes."""
 
-    def __init__(self, folder: Path, mysql: MySQLServer, name: str, bears: int, limits: dict[str, object]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mysql: MySQLServer,
+        name: str,
+        bears: int = 0,
+        limits: Mapping[str, object] = {},
+        seconds: float = SECONDS,
+    ) -> None:
         folder = folder / name
         folder.mkdir()
         self._redis = EmbeddedServer(folder / "redis")
@@ -101,7 +113,7 @@ class Run:
         self._servers = redis.Redis.from_url(self._redis.url).info("server")["process_id"], mysql.pid
         port = free_port()
         command = [sys.executable, "-m", "bench.llm", "--serve", str(port), "--bears", str(bears)]
-        self._provider = subprocess.Popen(command)
+        self._provider = subprocess.Popen([*command, "--seconds", str(seconds)])
         self.address = f"http://127.0.0.1:{port}"
         environ = os.environ | {
             "SYTQ_DATABASE__URL": mysql.create_database(name),
@@ -127,20 +139,24 @@ class Run:
 
     def valuate(self, rows: int) -> float:
         """Seconds from the submission of all rows to the last that is completed."""
+        began = self.submit(range(1, rows + 1))
+        poll(lambda: self._completed() == rows, timeout=900, interval=0.1, message="all rows are completed")
+        return time.monotonic() - began
+
+    def submit(self, ids: range) -> float:
+        """Insert rows and submit a task for each; return when that began."""
 
         def insert() -> None:
-            for first in range(1, rows + 1, 500):
-                ids = range(first, min(first + 500, rows + 1))
+            for some in (ids[at : at + 500] for at in range(0, len(ids), 500)):
                 ValuationRecord.insert_many(
-                    [{"id": id, "status": "pending", "user_message": f"What is house {id} worth?"} for id in ids]
+                    [{"id": id, "status": "pending", "user_message": f"What is house {id} worth?"} for id in some]
                 ).execute()
 
         submitter = self._runtime.submitter
-        tasks = [submitter.prepare("llm", {"table_name": "valuation_records", "id": id}) for id in range(1, rows + 1)]
+        tasks = [submitter.prepare("llm", {"table_name": "valuation_records", "id": id}) for id in ids]
         began = time.monotonic()
         submitter.submit(tasks, also=insert)
-        poll(lambda: self._completed() == rows, timeout=900, interval=0.1, message="all rows are completed")
-        return time.monotonic() - began
+        return began
 
     def _completed(self) -> int:
         with self._runtime.database.connection_context():
@@ -149,13 +165,10 @@ class Run:
     def counts(self) -> dict[str, int]:
         return dict(requests.get(f"{self.address}/counts", timeout=10).json())
 
-    def memory(self, field: str) -> int:
-        """KiB of the worker processes together: VmRSS now, VmHWM the most there ever was."""
-        total = 0
-        for pid in _children(self._workers.pid):
-            status = Path(f"/proc/{pid}/status").read_text()
-            total += next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{field}:"))
-        return total
+    def memory(self) -> float:
+        """KiB of the worker processes together."""
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in _children(self._workers.pid)]
+        return sum(pages) * resource.getpagesize() / 1024
 
     def cpu(self) -> list[float]:
         """Seconds that the workers, Redis and MariaDB have worked."""
@@ -181,14 +194,16 @@ def main() -> None:
     arguments.add_argument("--rejected-rows", type=int, default=500)
     arguments.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     arguments.add_argument("--bears", type=int, default=0, help=argparse.SUPPRESS)
+    arguments.add_argument("--seconds", type=float, default=SECONDS, help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.serve:
-        return serve(given.serve, given.bears)
+        return serve(given.serve, given.bears, given.seconds)
     mysql = MySQLServer(options=())
     mysql.start()
     try:
         with tempfile.TemporaryDirectory() as folder:
             _full_speed(Path(folder), mysql, given.rows)
+            _waiting(Path(folder), mysql, given.rows)
             _rejected(Path(folder), mysql, given.rejected_rows)
     finally:
         mysql.remove()
@@ -217,18 +232,31 @@ def _bare(address: str, calls: int) -> float:
 
 
 def _full_speed(folder: Path, mysql: MySQLServer, rows: int) -> None:
-    run = Run(folder, mysql, "full", 0, {})
+    run = Run(folder, mysql, "full")
     try:
-        before, worked = run.memory("VmRSS"), run.cpu()
+        worked = run.cpu()
         seconds = run.valuate(rows)
         counts, used = run.counts(), zip(worked, run.cpu(), strict=True)
         bare = _bare(run.address, rows)
-        grown = (run.memory("VmHWM") - before) / counts["peak"]
         print(f"{rows} valuations, each {SECONDS:g} s at the provider, two worker processes, rows in MariaDB")
         print(f"  {seconds:.1f} s in all, two bare loops {bare:.1f} ({seconds / bare:.1f} times), at most ", end="")
         print(f"{counts['peak']} calls in flight")
         cpu = ", ".join(f"{(after - before) / rows * 1000:.2f}" for before, after in used)
-        print(f"  for each: {grown:.0f} KiB in flight, ms of CPU of workers, Redis and MariaDB: {cpu}")
+        print(f"  for each: ms of CPU of workers, Redis and MariaDB: {cpu}")
+    finally:
+        run.close()
+
+
+def _waiting(folder: Path, mysql: MySQLServer, rows: int) -> None:
+    run = Run(folder, mysql, "waiting", seconds=SLOW)
+    try:
+        unused = run.memory()
+        run.valuate(FIRST)
+        before = run.memory()
+        run.submit(range(FIRST + 1, FIRST + 1 + rows))
+        poll(lambda: run.counts()["peak"] == rows, timeout=SLOW, interval=0.1, message="all calls are in flight")
+        each, first = (run.memory() - before) / rows, (before - unused) / 2 / 1024
+        print(f"  {rows} calls in flight at once: {each:.0f} KiB each; the first of a process {first:.0f} MiB")
     finally:
         run.close()
 

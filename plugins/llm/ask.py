@@ -34,24 +34,25 @@ class Asking:
         self._calls = calls
         self._model = model  # the task's own
         self._question: Sequence[Message] | None = None  # of the node that has begun
+        self._targets: list[Target] = []  # likewise
 
     def begin(
         self, tx: Transaction, place: Place, node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any]
     ) -> None:
         """Record the node's first call in the transaction that begins its step."""
-        self._question = None
+        self._question, self._targets = None, chain(self._ctx.settings.of(LlmSettings), node, self._model)
         try:
             self._question = messages(node, row, outputs)
         except Fail:
             return  # `ask` says so: the row has to say first that it is worked on
-        for target in self._chain(node)[:1]:
+        for target in self._targets[:1]:
             self._calls.begin(tx, place, target, _request(target, self._question))
 
     async def ask(self, place: Place, node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any]) -> Answered:
         """The answer to the question of the node that has begun. Raises Retry or Fail, according to the policy."""
         question = self._question or messages(node, row, outputs)
         failures: list[Failure] = []
-        targets = self._chain(node)
+        targets = self._targets
         paused: Target | None = None
         self._calls.paid = False
         for target in targets:
@@ -76,9 +77,6 @@ class Asking:
             if failures
             else Retry(after=10, consumes_attempt=False, reason=_NO_PROVIDER)
         )
-
-    def _chain(self, node: Node) -> list[Target]:
-        return chain(self._ctx.settings.of(LlmSettings), node, self._model)
 
     async def _converse(
         self, place: Place, node: Node, question: Sequence[Message], target: Target, alone: bool

@@ -11,15 +11,15 @@ import datetime as dt
 import json
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeVar
 
 import peewee
 
-from sytq import AsyncContext, Counter, Limiter, Permit, Retry, Transaction, Waiting, clock
-from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq import AsyncContext, Cancelled, Counter, Limiter, Lost, Permit, Retry, Transaction, Waiting, clock
+from sytq.errors import DatabaseUnavailable, RedisUnavailable, TimedOut
 from sytq.ledger.models import Step
 from sytq.ledger.refusals import of_own_tables
 from sytq.observability.outages import log_failure
@@ -73,8 +73,6 @@ class Calls:
     `paid` says whether one of them had an answer, `tokens` counts what they took; both since ask.py cleared them.
     """
 
-    _running = 0  # calls of this process that report progress
-
     def __init__(self, ctx: AsyncContext, table: str, row_id: int) -> None:
         self.paid = False
         self.tokens = 0
@@ -112,7 +110,7 @@ class Calls:
 
     def settle_step(self, step: str) -> None:
         """Record the cost of a step's answer; inside the transaction that records the answer."""
-        if self._last is not None and self._last[0].call.step == step:
+        if self._last is not None and self._last[0].step == step:
             self.settle()
             return
         # An earlier attempt left it in Redis, and its call counts as lost.
@@ -157,7 +155,7 @@ class Calls:
         alone = request.extra.get("n", 1) == 1
         answer = Answer(target.model, target.provider.key, prompts, target.provider.finish_reasons, alone)
         try:
-            async with self._telling(place, target, answer):
+            with _Telling(self._ctx, place, target, answer):
                 await self._verify_lease(call)
                 reply = await complete(self._ctx.http, target.provider, request, answer)
         except ChatError as error:
@@ -204,7 +202,7 @@ class Calls:
         def settle(tx: Transaction) -> tuple[int, float]:
             spend.settle(call, kind, used, cost)
             is_counted = POLICIES[kind].then == "wait" or kind in ("other_finish_reason", "no_finish_reason")
-            return spend.repetitions(call.call, kind) if is_counted else (1, 0.0)
+            return spend.repetitions(call, kind) if is_counted else (1, 0.0)
 
         error.times, seconds = await self.record(settle)
         if POLICIES[kind].then == "wait":
@@ -296,27 +294,46 @@ class Calls:
         except Waiting as refusal:
             waiting.permit = refusal.permit
 
-    @contextlib.asynccontextmanager
-    async def _telling(self, place: Place, target: Target, answer: Answer) -> AsyncIterator[None]:
-        """Show the growth of the answer in the task's live state."""
 
-        async def tell() -> None:
-            shown = None
-            while True:
-                await asyncio.sleep(max(1.0, Calls._running / _TELLS))
-                if answer.chunks != shown:
-                    shown = answer.chunks
-                    said = f"{target.name} answers, {shown} tokens so far" if shown else f"asking {target.name}"
-                    await self._ctx.progress(place.number, place.of, place.say(said))
+class _Telling:
+    """Shows the growth of an answer in the task's live state; `with` it around the call.
 
-        Calls._running += 1
-        telling = asyncio.create_task(tell())
-        try:
-            yield
-        finally:
-            Calls._running -= 1
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+    A timer, as a task for each call would take more memory than what the call asks.
+    """
+
+    _running = 0  # calls of this process
+
+    def __init__(self, ctx: AsyncContext, place: Place, target: Target, answer: Answer) -> None:
+        self._ctx, self._place, self._target, self._answer = ctx, place, target, answer
+        self._shown: int | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        _Telling._running += 1
+        self._wait()
+
+    def __exit__(self, *_: object) -> None:
+        _Telling._running -= 1
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(max(1.0, _Telling._running / _TELLS), self._look)
+
+    def _look(self) -> None:
+        if self._answer.chunks == self._shown:
+            self._wait()
+        else:
+            self._task = asyncio.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        self._shown = shown = self._answer.chunks
+        said = f"{self._target.name} answers, {shown} tokens so far" if shown else f"asking {self._target.name}"
+        with contextlib.suppress(Lost, Cancelled, TimedOut):  # the call is under way: what follows it says so
+            await self._ctx.progress(self._place.number, self._place.of, self._place.say(said))
+            self._task = None
+            self._wait()
 
 
 def _over_budget(exhausted: spend.BudgetExhausted, currency: str, needed: int, longest: float) -> Retry:

@@ -71,7 +71,7 @@ class Request:
         )
         return replace(self, extra=wider) if self.bounds else None
 
-    def body(self, stream: bool) -> str:
+    def body(self, stream: bool) -> bytes:
         fields: dict[str, Any] = {
             "model": self.model,
             "messages": list(self.messages),
@@ -80,7 +80,8 @@ class Request:
             "stream_options": {"include_usage": True} if stream else None,
         }
         # A null in `extra` removes a field, for providers that reject it.
-        return json.dumps({name: value for name, value in (fields | dict(self.extra)).items() if value is not None})
+        sent = {name: value for name, value in (fields | dict(self.extra)).items() if value is not None}
+        return json.dumps(sent).encode()
 
 
 def _bounded(fields: Mapping[str, Any], change: Callable[[int], Any]) -> dict[str, Any]:

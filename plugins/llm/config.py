@@ -83,6 +83,9 @@ class Model(Section):
     prices: list[Price] = []
 
 
+_PLAIN = Model()
+
+
 def _words(own: dict[str, finish.Meaning]) -> dict[str, finish.Meaning]:
     return {finish.word(name) or finish.NONE: meaning for name, meaning in own.items()}
 
@@ -122,7 +125,7 @@ class Provider(Section):
 
     def of(self, model: str) -> Model:
         """The settings of one model."""
-        return self.models.get(model) or Model()
+        return self.models.get(model, _PLAIN)
 
 
 #: Of a provider: what it cannot refuse.

@@ -39,11 +39,10 @@ def cost(provider: Provider, model: str, used: Tokens, at: dt.datetime, currency
 
 def most(provider: Provider, model: str, size: int, max_tokens: int, at: dt.datetime, currency: str) -> int | None:
     """An upper bound for a call with messages of `size` bytes; None when no price is known."""
-    prompt = size + _FRAME  # a token has at least one byte
-    dearest = [
-        cost(provider, model, Tokens(prompt, 0, max_tokens, reasoning), at, currency) for reasoning in (0, max_tokens)
-    ]
-    return max((amount for amount in dearest if amount is not None), default=None)
+    price = _price(provider.of(model).prices, at)
+    reasons = price is not None and price.reasoning is not None and price.reasoning > price.output
+    used = Tokens(size + _FRAME, 0, max_tokens, max_tokens if reasons else 0)  # a token has at least one byte
+    return cost(provider, model, used, at, currency)
 
 
 def _price(prices: list[Price], at: dt.datetime) -> Price | None:

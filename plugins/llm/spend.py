@@ -103,9 +103,14 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A started call, and the budgets (`subjects`) that hold its reserved amount."""
+    """What is left to know of a started call; `subjects` are the budgets that hold its reserved amount."""
 
-    call: SpendRow
+    task_id: str
+    token: int
+    number: int
+    step: str
+    day: str
+    reserved: int
     subjects: tuple[str, ...]
 
 
@@ -143,31 +148,29 @@ def begin(call: SpendRow, amount: int, budgets: Mapping[str, int]) -> Reservatio
             raise BudgetExhausted(subject, day, BudgetRow.get(row).used, limit)
     call.day, call.outcome, call.reserved, call.began_at = day, BEGUN, amount, now
     execute(SpendRow._meta.database, _BEGIN, *_VALUES(call))
-    return Reservation(call, tuple(budgets))
+    return _reservation(call, tuple(budgets))
 
 
-def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | None, *, was: str = BEGUN) -> None:
+def settle(call: Reservation, outcome: str, tokens: Tokens, cost: int | None, *, was: str = BEGUN) -> None:
     """Record the end of a call and release the unused part of its reservations. Idempotent."""
-    call = reservation.call
     reserved = call.reserved if was == BEGUN else 0
     used = tokens.prompt, tokens.cached, tokens.completion, tokens.reasoning
     key = call.task_id, call.token, call.number, was
     changed = execute(SpendRow._meta.database, _SETTLE, outcome, cost, utcnow(), *used, *key).rowcount
-    if changed and reservation.subjects:
+    if changed and call.subjects:
         BudgetRow.update(used=BudgetRow.used - reserved + (cost or 0)).where(
-            BudgetRow.day == call.day, BudgetRow.subject.in_(reservation.subjects)
+            BudgetRow.day == call.day, BudgetRow.subject.in_(call.subjects)
         ).execute()
 
 
-def withdraw(reservation: Reservation) -> None:
+def withdraw(call: Reservation) -> None:
     """Remove a call that was not made, and release its reservations."""
-    settle(reservation, UNSENT, Tokens(), 0)
-    call = reservation.call
+    settle(call, UNSENT, Tokens(), 0)
     key = SpendRow.task_id == call.task_id, SpendRow.token == call.token, SpendRow.number == call.number
     SpendRow.delete().where(*key, SpendRow.outcome == UNSENT).execute()
 
 
-def repetitions(call: SpendRow, outcome: str) -> tuple[int, float]:
+def repetitions(call: Reservation, outcome: str) -> tuple[int, float]:
     """How often calls for the same step of a task ended so, and the seconds since the first of them began."""
     count, since = (
         SpendRow.select(peewee.fn.COUNT(SpendRow.number), peewee.fn.MIN(SpendRow.began_at))
@@ -185,7 +188,7 @@ def release(task_id: str, before: int | None = None) -> set[str]:
     rows = SpendRow.select().where(SpendRow.task_id == task_id, SpendRow.outcome == BEGUN)
     lost = list(rows if before is None else rows.where(SpendRow.token < before))
     for row in lost:
-        settle(_reservation(row), LOST, Tokens(), None)
+        settle(_reservation(row, _subjects(row)), LOST, Tokens(), None)
     return {row.step for row in lost}
 
 
@@ -194,11 +197,15 @@ def recover(task_id: str, step: str, tokens: Tokens, cost: int | None) -> None:
     lost = SpendRow.task_id == task_id, SpendRow.step == step, SpendRow.outcome == LOST
     row = SpendRow.select().where(*lost).order_by(SpendRow.token.desc(), SpendRow.number.desc()).first()
     if row is not None:
-        settle(_reservation(row), OK, tokens, cost, was=LOST)
+        settle(_reservation(row, _subjects(row)), OK, tokens, cost, was=LOST)
 
 
-def _reservation(row: SpendRow) -> Reservation:
-    return Reservation(row, (f"provider:{row.provider}", *([f"owner:{row.owner}"] if row.owner else ())))
+def _reservation(row: SpendRow, subjects: tuple[str, ...]) -> Reservation:
+    return Reservation(row.task_id, row.token, row.number, row.step, row.day, row.reserved, subjects)
+
+
+def _subjects(row: SpendRow) -> tuple[str, ...]:
+    return (f"provider:{row.provider}", *([f"owner:{row.owner}"] if row.owner else ()))
 
 
 def summary(

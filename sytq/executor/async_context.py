@@ -233,7 +233,8 @@ class AsyncContext(Attempt):
     ) -> AsyncIterator[Checkpoint]:
         """The block sets the step's value, unless there is a result already."""
         self._go_on()
-        step = Checkpoint(self._services, self._delivery, name, self.log, self._new_transaction, begin, end, mark)
+        shared = self._services, self._delivery, name, lambda: self.log, self._new_transaction
+        step = Checkpoint(*shared, begin, end, mark)
         await step.look(self._lease.ask_redis(self._services.operations.kept_result, self.id, name))
         await (step.begin() if self._portal is None else self.blocking(step.begin_now))
         await self._dispatch(step.tasks)

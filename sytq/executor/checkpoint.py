@@ -51,8 +51,8 @@ class Checkpoints:
 class Checkpoint:
     """Its methods raise Lost. A call of Redis holds it up for at most `worker.redis_timeout`.
 
-    `transaction` makes the Transaction in which `begin` and `end` write; `mark` says that `end` has. Raises
-    ValueError for a step that is its own mark.
+    `log` gives the attempt's logger; `transaction` makes the Transaction in which `begin` and `end` write; `mark` says
+    that `end` has. Raises ValueError for a step that is its own mark.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Checkpoint:
         services: Services,
         delivery: Delivery,
         name: str,
-        log: Any,
+        log: Callable[[], Any],
         transaction: Callable[[], Transaction],
         begin: Callable[[Transaction, bool], None] | None = None,
         end: Callable[[Transaction, Any], None] | None = None,
@@ -75,7 +75,7 @@ class Checkpoint:
         self._timeout = services.settings.worker.redis_timeout
         self._id, self._token = delivery.id, delivery.token
         self._name = name
-        self._log = log.bind(step=name)
+        self._log = log
         self._kept = False
         self._unavailable: RedisUnavailable | None = None
         self.result: str | None = None  # JSON text
@@ -151,7 +151,7 @@ class Checkpoint:
         refusal = error if isinstance(error, _ON_PURPOSE) else self._refusal(error)
         known = isinstance(error, (*_ON_PURPOSE, peewee.PeeweeException))
         said, trace = "checkpoint waits for the database", None if known else error
-        DATABASE.failed(self._log, said, refusal, "warning", kept_in_redis=kept, exc_info=trace)
+        DATABASE.failed(self._log().bind(step=self._name), said, refusal, "warning", kept_in_redis=kept, exc_info=trace)
         if kept and not isinstance(error, DatabaseUnavailable):
             raise refusal from error
 

@@ -190,16 +190,16 @@ class Run:
         self._harness = harness
         self._new = new
         self._created = harness.clock.now()
-        self._starts = 0
+        self._token = 0  # of the latest start: a time in ms, as Redis gives it, and above the one before
         self._attempts = 0
 
     def start(self, ledger: Ledger | None = None) -> str:
         """Run one attempt now and return the state after it. A crash of `ledger` leaves the task running."""
         assert self.state not in TERMINAL, f"the task is {self.state}"
-        self._starts += 1
+        again, self._token = self._token > 0, max(self._token + 1, int(clock.now() * 1000))
         self._attempts += 1
         delivery = self._delivery()
-        start = [self.id, self._starts, self._attempts, self._starts > 1]
+        start = [self.id, self._token, self._attempts, again]
         self._record(kind="started", at=int(delivery.started * 1000), data=json.dumps([start]))
         error = self._harness.call(delivery, ledger or self._harness.runtime.ledger)
         delivery.ended = clock.now()
@@ -207,7 +207,7 @@ class Run:
         if not outcome.consumes_attempt:
             self._attempts -= 1
         data = end_event(delivery, outcome, self._attempts, _WORKER)
-        self._record(kind="ended", id=self.id, token=self._starts, data=data)
+        self._record(kind="ended", id=self.id, token=self._token, data=data)
         return STATES[outcome.kind]
 
     def finish(self) -> str:
@@ -270,7 +270,7 @@ class Run:
         options = {} if self._new.version is None else {"version": self._new.version}
         payload, created = json.loads(self._new.payload), int(self._created.timestamp() * 1000)
         message = Message[Any](self._new.queue, self._new.type, (payload,), {}, options, self.id, created)
-        most, token = self._new.max_attempts or 0, self._starts
+        most, token = self._new.max_attempts or 0, self._token
         return Delivery(
             message, stream="", entry=b"", body=b"", attempts=self._attempts, max_attempts=most, token=token
         )

@@ -112,11 +112,9 @@ class Run:
         new = runtime.submitter.prepare(type_name, payload)
         runtime.ledger.accept([new])
         self.id = new.id
-        self._attempts = 0
+        self.token = 1_796_000_000_000  # a time in ms, as Redis gives it
 
     def start(self) -> Any:
-        self._attempts += 1
-        delivery = delivery_of(
-            self._declared, self._payload, self.id, self._created_at, attempts=1, token=self._attempts
-        )
+        self.token += 1
+        delivery = delivery_of(self._declared, self._payload, self.id, self._created_at, attempts=1, token=self.token)
         return attempt(self._runtime, delivery, operations=_WithoutRedis())

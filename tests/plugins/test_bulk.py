@@ -24,9 +24,9 @@ def test_p6_resumed_attempt_that_lost_its_task_repeats_no_batch(database_url: st
         operation = Bulk(action="delete", q="state:succeeded", as_of=utcnow(), by="ops")
         run = Run(runtime, "bulk", operation.model_dump(mode="json"))
         with runtime.database.connection_context():
-            notes = _Notes(matched=1, batch=[done.id]).model_dump_json()
-            Step.create(task_id=run.id, name="batches", token=2, state="started", started_at=utcnow(), value=notes)
-            Task.update(token=2).where(Task.id == run.id).execute()  # another worker has started it again
+            notes, newer = _Notes(matched=1, batch=[done.id]).model_dump_json(), run.token + 2
+            Step.create(task_id=run.id, name="batches", token=newer, state="started", started_at=utcnow(), value=notes)
+            Task.update(token=newer).where(Task.id == run.id).execute()  # another worker has started it again
         with pytest.raises(Lost):
             run.start()
         assert runtime.ledger.get(done.id) is not None
