@@ -62,14 +62,14 @@ async def deliver(ctx: AsyncContext, payload: Webhook, *, announces: bool = Fals
         raise Retry(reason=words) from None
     ctx.detail(latency_ms=timing.milliseconds(), **record.of_answer(answer, payload.headers, own.webhook.keep_body))
     await hosts.note(ctx, limiter.name, delivered=answer.ok)
-    judge(answer, host, own.webhook.final_statuses, clock.utc())
+    judge(answer, host, own.webhook.final_statuses)
     return {"status": answer.status_code, "elapsed_ms": round(answer.elapsed * 1000)}
 
 
 async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing, announces: bool) -> Answer:
     own, body = ctx.settings.of(WebhookSettings), payload.body.encode()
     message_id = f"msg_{ctx.id}"
-    secrets = signing.secrets_for(url, own, clock.utc())
+    secrets = signing.secrets_for(url, own)
     known = first_match(own.webhook.client_certificates, url)
     return await ctx.http.request(
         payload.method,

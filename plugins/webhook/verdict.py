@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Literal
 
-from sytq import Fail, Retry
+from sytq import Fail, Retry, clock
 from sytq.tls import explain
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def bearing(answer: Answer) -> Literal["ok", "overloaded", "failed"]:
     return "failed" if answer.status_code >= 500 else "ok"
 
 
-def judge(answer: Answer, host: str, final: Collection[int], now: datetime) -> None:
+def judge(answer: Answer, host: str, final: Collection[int]) -> None:
     """Return for a 2xx; raise Fail for a status in `final`, and Retry for every other, redirects included."""
     if answer.ok:
         return
@@ -43,7 +43,7 @@ def judge(answer: Answer, host: str, final: Collection[int], now: datetime) -> N
         raise Fail(f"{reason}: it is gone for good" if answer.status_code == 410 else f"{reason}, which is final")
     if 300 <= answer.status_code < 400:
         reason += ": redirects are not followed"
-    raise Retry(after=retry_after(answer.headers.get("Retry-After"), now), reason=reason)
+    raise Retry(after=retry_after(answer.headers.get("Retry-After"), clock.utc()), reason=reason)
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:

@@ -86,9 +86,7 @@ class Limiter:
 class Permit:
     """Leave to use what all its limiters guard; made by `ctx.acquire`."""
 
-    def __init__(
-        self, task_id: str, token: int, created_ms: int, limiters: Iterable[Limiter], cost: int, id: str = ""
-    ) -> None:
+    def __init__(self, task_id: str, token: int, created_ms: int, limiters: Iterable[Limiter], cost: int) -> None:
         self.limits = {limiter.name: limiter.limits for limiter in limiters}  # name -> limits, as JSON
         if len(self.limits) > MAX_LIMITERS:
             raise ValueError(f"a permit has at most {MAX_LIMITERS} limiters, not {len(self.limits)}")
@@ -97,7 +95,6 @@ class Permit:
         self.created = f"{created_ms:013d}"
         self.reserved = self.cost = max(0, cost)
         self.outcome: PermitOutcome | Literal["unused"] = "ignored"
-        self.id = id or os.urandom(6).hex()
         self.in_place_ms = 0  # the longest wait for it that the attempt itself stays for; 0 once it is longer
         self.replaces = False  # what the task was fetched with, of which it has made no use
         self.refused_by = ""  # the limiter in whose wait queue the task is
@@ -111,9 +108,15 @@ class Permit:
         cls, task_id: str, token: int, created_ms: int, limits: dict[str, str], acquired_ms: int, cost: int
     ) -> Permit:
         """The permit that a task was fetched with; the acknowledgement releases it."""
-        permit = cls(task_id, token, created_ms, (), cost, _FETCHED)
+        permit = cls(task_id, token, created_ms, (), cost)
+        permit.id = _FETCHED
         permit.limits, permit.acquired_ms, permit.outcome = limits, acquired_ms, "unused"
         return permit
+
+    @functools.cached_property
+    def id(self) -> str:
+        """Among the permits of its task."""
+        return os.urandom(6).hex()
 
     @property
     def unused(self) -> bool:

@@ -23,7 +23,7 @@ from sytq.errors import InvalidInput, ProxyFailed
 from sytq.http.guard import Guard, as_given
 from sytq.http.head import first_line, read_head, receiving
 from sytq.http.headers import MANAGED_HEADERS, TOKEN, check_headers
-from sytq.http.measuring import measuring
+from sytq.http.measuring import Measured
 from sytq.http.timing import Timing, current
 from sytq.observability import tracing
 
@@ -125,7 +125,7 @@ class Client:
         response: aiohttp.ClientResponse | None = None
         head: tuple[int, Mapping[str, str]] | None = None
         content, received = bytearray(), bytearray()
-        with measuring(trusted) as measured_as:
+        with Measured(trusted) as measured:
             target, options = self._prepare(method, url, headers, body, json, trusted)
             before = current.set(timing), receiving.set(received)
             try:
@@ -135,7 +135,7 @@ class Client:
                             response = await self._send(method, target, options, trusted, certificate, proxy)
                             head = response.status, response.headers
                             answered(response.status)
-                            measured_as(response.status)
+                            measured.answered(response.status)
                             timing.first_byte = timing.end()
                             cut = await _read(response, content, max_bytes)
                     except (TimeoutError, aiohttp.ClientError) as error:
@@ -144,7 +144,7 @@ class Client:
                         if not partial_body or head is None:
                             raise
                         answered(head[0])
-                        measured_as(head[0])
+                        measured.answered(head[0])
                         cut = _why_cut(error, "head" if response is None else "body", timeout)
             except (TimeoutError, aiohttp.ClientError) as error:
                 if isinstance(error, TimeoutError):
@@ -158,8 +158,8 @@ class Client:
                 current.reset(before[0])
                 receiving.reset(before[1])
                 timing.total = time.monotonic() - started
-                if response is not None:
-                    response.close()  # a body read to its end has already released its connection
+                if response is not None and not response.closed:  # at its end it releases its connection itself
+                    response.close()
         charset = ((content and response and response.charset) or "utf-8").lower()
         return Answer(
             status_code=head[0],
@@ -194,7 +194,7 @@ class Client:
         connecting and TLS only: the caller owes a deadline for headers and body, and a bound on what it keeps."""
         import aiohttp
 
-        with measuring(trusted) as measured_as:
+        with Measured(trusted) as measured:
             target, options = self._prepare(method, url, headers, body, json, trusted)
             options["timeout"] = aiohttp.ClientTimeout(connect=connect_timeout)
             with tracing.call(method, target, options["headers"]) as answered:
@@ -204,7 +204,7 @@ class Client:
                 finally:
                     current.reset(before)
                 answered(response.status)
-                measured_as(response.status)
+                measured.answered(response.status)
                 try:
                     yield response
                 finally:

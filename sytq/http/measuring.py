@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from sytq.observability.metrics import Histogram
 
@@ -16,27 +14,31 @@ _SECONDS = Histogram(
 )
 
 
-@contextmanager
-def measuring(trusted: bool) -> Iterator[Callable[[int], None]]:
-    """Time one call, until the end of the block, which passes on the status once known."""
+class Measured:
+    """`with` it around one call; the block passes on the status once known."""
+
+    def __init__(self, trusted: bool) -> None:
+        self._url = "trusted" if trusted else "guarded"
+        self._answer = "refused"
+
+    def answered(self, status: int) -> None:
+        self._answer = f"{status // 100}xx"
+
+    def __enter__(self) -> Measured:
+        self._since = time.monotonic()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            self._answer = _without_answer(error) or self._answer
+        _SECONDS.observe(time.monotonic() - self._since, self._url, self._answer)
+
+
+def _without_answer(error: BaseException) -> str:
     import aiohttp
 
-    since, said = time.monotonic(), "refused"
-
-    def answered(status: int) -> None:
-        nonlocal said
-        said = f"{status // 100}xx"
-
-    try:
-        yield answered
-    except TimeoutError:
-        said = "timeout"
-        raise
-    except aiohttp.ClientError:
-        said = "network"
-        raise
-    except asyncio.CancelledError:
-        said = "cancelled"
-        raise
-    finally:
-        _SECONDS.observe(time.monotonic() - since, "trusted" if trusted else "guarded", said)
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, aiohttp.ClientError):
+        return "network"
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else ""

@@ -66,7 +66,7 @@ SECRETS = [
 )
 def test_first_matching_pattern_selects_secrets_and_rotation_uses_both(url: str, at: str, expected: list[str]) -> None:
     given = settings(webhook__secret=SECRET, webhook__secrets=SECRETS)
-    assert secrets_for(parse_url(url), given, datetime.fromisoformat(at)) == expected
+    assert secrets_for(parse_url(url), given, lambda: datetime.fromisoformat(at)) == expected
     signed = sign(expected, "msg_1", int(time.time()), b"{}")
     assert len(signed["webhook-signature"].split(" ")) == len(expected)
     for secret in {SECRET, OTHER, OLD}:
