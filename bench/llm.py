@@ -38,7 +38,7 @@ from tests.tables import make_tables
 
 SECONDS, SLOW = 2.0, 20.0  # that an answer takes
 BEARS = 50
-FIRST = 50  # rows that have the workers load what a call needs
+FIRST = 400  # rows that have both workers load what a call needs: one alone may fetch a hundred at once
 REPORT = "The house is worth 420 to 460 thousand. " * 10
 
 
