@@ -107,7 +107,6 @@ class Acks:
     async def _write_all(self) -> None:
         while batch := self._waiting[:_BATCH]:
             del self._waiting[:_BATCH]
-            measure.ran([run for run in batch if isinstance(run, Delivery) and run.passing])
             await self._process(batch)
         self._writing = None
 
@@ -115,6 +114,8 @@ class Acks:
         pause, again = 0.05, False
         while True:
             try:
+                if not again:
+                    measure.ran([run for run in batch if isinstance(run, Delivery) and run.passing])
                 return await self._loop.run_in_executor(self._thread, self._write, batch, again)
             except RedisUnavailable as error:
                 # The work must not be repeated: its outcome stays here until Redis answers.

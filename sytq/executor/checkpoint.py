@@ -70,7 +70,7 @@ class Checkpoint:
             raise ValueError(f"the mark of step {name} needs another name")
         self._ledger, self._operations = services.ledger, services.operations
         self._transaction, self._begin, self._mark = transaction, begin, mark
-        self._is_theirs = False  # while a function of the type writes
+        self._theirs: peewee.PeeweeException | None = None  # of what a function of the type wrote
         self._shared = services.checkpoints
         self._timeout = services.settings.worker.redis_timeout
         self._id, self._token = delivery.id, delivery.token
@@ -107,7 +107,7 @@ class Checkpoint:
                 self._id, self._token, self._name, has_result=self._kept, also=self._begin and self._begun
             )
         except peewee.PeeweeException as error:
-            if self._is_theirs:
+            if error is self._theirs:
                 raise
             raise self._refusal(error) from error
         if step.state == "done":
@@ -170,11 +170,15 @@ class Checkpoint:
 
     def _begun(self, step: Step) -> None:
         assert self._begin is not None
-        self.tasks, self._is_theirs = (), True
+        self.tasks = ()
         transaction = self._transaction()
         has_result = step.state == "done" or self._kept or (self._unavailable is not None and step.interrupted > 0)
-        self._begin(transaction, not has_result)
-        self.tasks, self._is_theirs = transaction.tasks, False
+        try:
+            self._begin(transaction, not has_result)
+        except peewee.PeeweeException as error:
+            self._theirs = error
+            raise
+        self.tasks = transaction.tasks
 
     def _write(self, also: Callable[[], None] | None, end: Callable[[Transaction, Any], None] | None) -> None:
         def ends() -> None:

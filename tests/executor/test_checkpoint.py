@@ -8,7 +8,7 @@ import datetime as dt
 import functools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import peewee
@@ -21,7 +21,7 @@ from sytq.executor.async_context import AsyncContext
 from sytq.executor.context import Context
 from sytq.executor.portal import Portal
 from sytq.executor.transaction import Transaction
-from sytq.ledger.models import Task
+from sytq.ledger.models import Step, Task
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL
 from sytq.worker_runtime import task_services
@@ -173,6 +173,31 @@ def test_what_begin_raises_leaves_no_step(runtime: Runtime) -> None:
     with pytest.raises(peewee.DataError):
         attempt.step("paid", lambda: runs.append(1), begin=begin)
     assert (runs, runtime.ledger.steps(task_id)) == ([], [])
+
+
+class Repeating:
+    """A ledger that begins a step again after a refusal, and then fails by itself."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._ledger = runtime.ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    def begin_step(self, *args: Any, also: Callable[[Step], None], **more: Any) -> Step:
+        with pytest.raises(peewee.DataError):
+            self._ledger.begin_step(*args, also=also, **more)
+        raise peewee.DataError(1406, "too long for a column of sytq_steps")
+
+
+def test_a_fault_of_our_tables_after_a_refused_begin_is_ours(runtime: Runtime) -> None:
+    def begin(tx: Transaction, runs: bool) -> None:
+        raise peewee.DataError(1406, "too long")
+
+    attempt = context(runtime, accept(runtime), 1, ledger=Repeating(runtime))
+    assert isinstance(attempt, Context)
+    with pytest.raises(DatabaseUnavailable):
+        attempt.step("paid", lambda: "answer", begin=begin)
 
 
 def test_p4_result_refused_by_both_stores_waits_in_the_worker(runtime: Runtime) -> None:
