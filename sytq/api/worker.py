@@ -78,9 +78,10 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
     """The worker class set in `sytq.api.gunicorn_conf`."""
 
     def init_process(self) -> Any:
-        # Until its own handlers are set, this process has those of the master, which only queue a signal: a SIGTERM
-        # would be lost, and the master kill this process at the end of `graceful_timeout`.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # This process has the handlers of the master, which only queue a signal. Until its event loop runs, which
+        # notices no earlier signal, one that stops it ends it: else the master would kill it after `graceful_timeout`.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
         # gunicorn notes its parser in C on the class of the connection that asks, and reads the note of its own class:
         # asked by a subclass alone it never uses that parser.
         ASGIProtocol._check_h1c_protocol_available()
@@ -95,6 +96,13 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         self.state["max_waiting"] = self.worker_connections * 2 // 3
         self._reported_full = float("-inf")
         return super().init_process()
+
+    def init_signals(self) -> None:
+        """Do nothing yet: `_serve` sets the handlers."""
+
+    async def _serve(self) -> None:
+        super().init_signals()
+        await super()._serve()
 
     def report_full(self) -> None:
         """Log that connections are refused, once a minute."""

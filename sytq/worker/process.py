@@ -5,12 +5,13 @@ With `dramatiq sytq.actors` Dramatiq's own master starts the processes instead; 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from dramatiq import Broker, Worker
 
@@ -20,6 +21,9 @@ from sytq.observability.log_stream import LogStream
 from sytq.worker import health_server
 from sytq.worker.member import Member
 from sytq.worker.supervisor import Supervisor
+
+#: Seconds between two looks whether a signal has come.
+_LOOK = 0.5
 
 
 def run(settings: Settings, boot: Callable[[], Broker]) -> int:
@@ -48,10 +52,19 @@ def _work(settings: Settings, boot: Callable[[], Broker], works: Callable[[], No
     worker = Worker(broker, queues=set(settings.worker.queues), worker_threads=settings.worker.threads)
     worker.start()
     works()
-    stop.get()
+    _wait(stop)
     worker.stop(timeout=round(settings.worker.shutdown_timeout * 1000))
     broker.close()
     return 0
+
+
+def _wait(stop: SimpleQueue[int]) -> None:
+    """Wait for a signal. One that comes just before the wait, or to another thread, does not end it: Python calls its
+    handler at the next look."""
+    while True:
+        with contextlib.suppress(Empty):
+            stop.get(timeout=_LOOK)
+            return
 
 
 def _answer_probes(settings: Settings, works: Callable[[], None], stop: SimpleQueue[int]) -> int:

@@ -30,7 +30,7 @@ from sytq.api.gunicorn_conf import *
 from sytq.api.worker import Worker
 
 class worker_class(Worker):
-    def _setup_event_loop(self):
+    def {method}(self):
         self.log.info("starts slowly")
         threading.Event().wait(40)
 """
@@ -120,16 +120,18 @@ def test_a_kept_alive_connection_is_served_after_the_reload_signal(make_api: Any
     assert api.request("GET", "/health").status == 200
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("method", ["_setup_event_loop", "load_wsgi"])
 def test_a_stop_ends_a_process_that_has_just_started(
-    make_installation: Callable[..., Installation], tmp_path: Path
+    make_installation: Callable[..., Installation], tmp_path: Path, method: str, number: int
 ) -> None:
     conf = tmp_path / "slow_start.py"
-    conf.write_text(SLOW_START)
+    conf.write_text(SLOW_START.format(method=method))
     api = make_installation()
     gunicorn = Process(gunicorn_command(conf), api.environ, tmp_path / "api.log")
     try:
         poll(lambda: "starts slowly" in gunicorn.text(), timeout=60, message=gunicorn.text)
-        gunicorn.signal_master(signal.SIGTERM)
+        gunicorn.signal_master(number)
         assert gunicorn.wait(20) == 0  # not after the 30 s of `api.graceful_timeout`
     finally:
         gunicorn.kill()

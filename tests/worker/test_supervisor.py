@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from sytq.observability import process_group
+from sytq.worker import liveness
 from sytq.worker.restarts import MAX_PAUSE, Restarts
 from tests.installation import TRIALS, Installation
 from tests.processes import Process
@@ -204,6 +207,18 @@ def _kill_until_pause(group: Group) -> None:
         os.kill(pid, signal.SIGKILL)
         poll(lambda deaths=deaths: len(group.deaths()) > deaths, message=group.process.text)
     assert [line["retry_in"] for line in group.deaths()] == [0.0, 0.5, 1.0, 2.0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal to one thread, as Linux sends it")
+def test_a_signal_that_another_thread_takes_ends_a_process(start: Start) -> None:
+    group = start(SYTQ_WORKER__PROCESSES="1")
+    folder = process_group.folder(group.process.pid)
+    # Its watchdog says that it is ready: by then it waits for a signal.
+    poll(lambda: any(process.ready for process in liveness.read_liveness(folder)), message=group.process.text)
+    (worker,) = group.workers()
+    others = [int(entry.name) for entry in Path(f"/proc/{worker}/task").iterdir() if entry.name != str(worker)]
+    assert ctypes.CDLL(None).tgkill(worker, others[-1], signal.SIGTERM) == 0
+    poll(lambda: group.lines("worker stopped"), timeout=20, message=group.process.text)
 
 
 def test_sigterm_during_a_pause_ends_the_group_at_once(start: Start) -> None:
