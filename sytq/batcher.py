@@ -38,20 +38,19 @@ class Batcher(Generic[T, R]):
         self._max_size = max_size
         self._size = size
         self._key = key
-        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._waiting: list[tuple[T, asyncio.Future[R] | None]] = []
         self._parallel = parallel
         self._running: set[asyncio.Task[None]] = set()
 
     def add(self, item: T) -> asyncio.Future[R]:
         """Return the future result of an item; cancelling it drops the item. Raises Overloaded when too many wait."""
-        if len(self._waiting) >= self._max_waiting:
-            raise Overloaded(f"too many {self._name} wait; try again later")
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[R] = loop.create_future()
-        self._waiting.append((item, result))
-        if len(self._running) < self._parallel:
-            self._running.add(loop.create_task(self._run()))
+        result: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._take(item, result)
         return result
+
+    def put(self, item: T) -> None:
+        """Have an item processed whose result nobody waits for: `process` raises nothing then. Raises Overloaded."""
+        self._take(item, None)
 
     def fail_waiting(self, error: Exception) -> None:
         """Fail the items that wait for a later batch."""
@@ -63,6 +62,13 @@ class Batcher(Generic[T, R]):
         """Wait until no item is left."""
         while self._running:
             await asyncio.wait(self._running)
+
+    def _take(self, item: T, result: asyncio.Future[R] | None) -> None:
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"too many {self._name} wait; try again later")
+        self._waiting.append((item, result))
+        if len(self._running) < self._parallel:
+            self._running.add(asyncio.get_running_loop().create_task(self._run()))
 
     async def _run(self) -> None:
         try:
@@ -77,8 +83,8 @@ class Batcher(Generic[T, R]):
         finally:
             self._running -= {asyncio.current_task()}
 
-    def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
-        waiting = [(item, result) for item, result in self._waiting if not result.cancelled()]
+    def _next(self) -> list[tuple[T, asyncio.Future[R] | None]]:
+        waiting = [one for one in self._waiting if one[1] is None or not one[1].cancelled()]
         if self._key is not None:
             key = self._key
             waiting.sort(key=lambda one: key(one[0]))
@@ -90,8 +96,8 @@ class Batcher(Generic[T, R]):
         return waiting[:count]
 
 
-def _answer(result: asyncio.Future[R], outcome: R | Exception) -> None:
-    if result.done():
+def _answer(result: asyncio.Future[R] | None, outcome: R | Exception) -> None:
+    if result is None or result.done():
         return
     if isinstance(outcome, Exception):
         result.set_exception(outcome)

@@ -121,6 +121,26 @@ def test_item_error_fails_one_item_and_batch_error_fails_all() -> None:
     running(test)
 
 
+def test_items_that_nobody_awaits_share_batches_with_those_awaited() -> None:
+    async def test(processed: Processed) -> None:
+        batcher = Batcher(processed, name="numbers", max_waiting=2)
+        batcher.put(1)
+        await asyncio.sleep(0)
+        batcher.put(-2)
+        result = batcher.add(3)
+        with pytest.raises(Overloaded, match="too many numbers wait"):
+            batcher.put(4)
+        processed.go.set()
+        assert await result == 6
+        assert processed.batches == [[1], [-2, 3]]
+        batcher.put(5)
+        batcher.fail_waiting(ConnectionError())
+        await batcher.drain()
+        assert processed.batches == [[1], [-2, 3]]
+
+    running(test)
+
+
 def test_full_batcher_refuses_items_and_waiting_items_can_be_failed() -> None:
     async def test(processed: Processed) -> None:
         batcher = Batcher(processed, name="numbers", max_waiting=2)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import structlog
 
 from sytq import clock
+from sytq.batcher import Batcher
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import STATES, Delivery, Outcome, cancellation, named
 from sytq.broker.keys import GROUP, Keys
@@ -31,15 +32,26 @@ _BATCH = 200
 _KEPT = 10.0
 _KEPT_BYTES = 16 << 20
 _END_BYTES = 1000  # of an end without its event
-_KIND, _EVENT = 4, 7  # their places
 _ENDS = ("done", "dead", "cancelled")
 
 
 class _End(NamedTuple):
-    """What was written of a task's end: a tuple of texts and numbers, which the garbage collector need not visit."""
+    """What ack.lua is told of a task's end: texts and numbers alone, as the latest thousands are kept."""
 
     queue: tuple[str, str]  # stream and queue
-    args: tuple[str | bytes | int, ...]
+    id: str
+    type: str
+    entry: bytes
+    token: int
+    kind: str
+    attempts: int
+    delay_ms: int
+    event: str
+    body: bytes | str  # of the next attempt
+    limited: int
+    cancelled: str  # the event where a retry ends because the task's cancellation was requested
+    permits: str  # to release
+    wanted: str  # the permit that the task waits for
 
 
 class Acks:
@@ -62,8 +74,7 @@ class Acks:
         self._limited = limited  # queues with a limit, whose waiters are notified when a task ends
         self._limiters = limiters
         self._acked = acked
-        self._waiting: list[Delivery | _End] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._batcher: Batcher[Delivery | _End, None] = Batcher(self._process, name="acknowledgements", max_size=_BATCH)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="acks")
         self._taken: collections.deque[tuple[float, int, _End]] = collections.deque()
         self._taken_bytes = 0
@@ -72,12 +83,7 @@ class Acks:
     def put(self, delivery: Delivery) -> None:
         """Acknowledge an attempt with the next batch. Called on the event loop."""
         delivery.ended = clock.now()
-        self._add(delivery)
-
-    def _add(self, one: Delivery | _End) -> None:
-        self._waiting.append(one)
-        if self._writing is None:
-            self._writing = self._loop.create_task(self._write_all())
+        self._batcher.put(delivery)
 
     def forget(self) -> None:
         """Drop the ends that SQL has by now; call it only while Redis was not emptied."""
@@ -91,39 +97,30 @@ class Acks:
             self._taken.clear()
             self._taken_bytes = 0
         for end in taken:
-            self._loop.call_soon_threadsafe(self._add, end)
+            self._loop.call_soon_threadsafe(self._batcher.put, end)
 
     def stop(self, timeout: float) -> bool:
         """Write the waiting outcomes, for at most `timeout` seconds. False when some were left."""
-        written = asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+        written = asyncio.run_coroutine_threadsafe(self._batcher.drain(), self._loop)
         with contextlib.suppress(TimeoutError):
             written.result(timeout)
         return written.done()
 
-    async def _drain(self) -> None:
-        while self._writing is not None:
-            await asyncio.wait((self._writing,))
-
-    async def _write_all(self) -> None:
-        while batch := self._waiting[:_BATCH]:
-            del self._waiting[:_BATCH]
-            await self._process(batch)
-        self._writing = None
-
-    async def _process(self, batch: list[Delivery | _End]) -> None:
+    async def _process(self, batch: list[Delivery | _End]) -> list[Exception | None]:
         pause, again = 0.05, False
         while True:
             try:
                 if not again:
                     measure.ran([run for run in batch if isinstance(run, Delivery) and run.passing])
-                return await self._loop.run_in_executor(self._thread, self._write, batch, again)
+                await self._loop.run_in_executor(self._thread, self._write, batch, again)
+                return [None] * len(batch)
             except RedisUnavailable as error:
                 # The work must not be repeated: its outcome stays here until Redis answers.
                 log_failure(log, "acknowledgements postponed: Redis unavailable", error, waiting=len(batch))
             except Exception:
                 log.critical("acknowledgements failed", exc_info=True)
                 self._loop.stop()  # the watchdog ends the process
-                return
+                raise
             await asyncio.sleep(pause)
             pause, again = min(pause * 2, 1.0), True
 
@@ -136,7 +133,7 @@ class Acks:
         args: list[str | bytes | int] = [GROUP, self._consumer, self._limiters.liveness_ms, *queues]
         ends = [self._end(one) if isinstance(one, Delivery) else one for one in batch]
         for end in ends:
-            args += [slots.setdefault(end.queue, len(slots) + 1), *end.args]
+            args += [slots.setdefault(end.queue, len(slots) + 1), *end[1:]]
         keys = self._keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
         names += [keys.crashes, keys.workers, *state_keys(keys), *of_queues]
@@ -154,35 +151,34 @@ class Acks:
                 said, write = ("taken before, or the task", log.info) if again else ("dropped: the task", log.warning)
                 write(f"outcome {said} belongs to another attempt", task_id=run.id, token=run.token)
         # The permits are released by now.
-        taken = [_End(end.queue, (*end.args[:-2], "", "")) for end, done in zip(ends, answers, strict=False) if done]
-        self._keep([end for end in taken if end.args[_KIND] in _ENDS])
+        taken = [end for end, done in zip(ends, answers, strict=False) if done and end.kind in _ENDS]
+        self._keep([end._replace(permits="") if end.permits else end for end in taken])
         self._acked(runs)
 
     def _end(self, run: Delivery) -> _End:
         outcome = run.outcome or Outcome("retry", delay=5.0, error="the run ended without an outcome")
         attempts = run.attempts if outcome.consumes_attempt else max(run.attempts - 1, 0)
-        args = (
-            run.id,
-            run.type,
-            run.entry,
-            run.token,
-            outcome.kind if outcome.consumes_attempt or outcome.kind != "retry" else "wait",
-            attempts,
-            int(outcome.delay * 1000),
-            end_event(run, outcome, attempts, self._consumer),
-            "" if outcome.kind in _ENDS else run.next_body,
-            int(run.queue_name in self._limited),
-            # A retry ends here if the task's cancellation was requested.
-            end_event(run, Outcome("cancelled", error=cancellation(run)), attempts, self._consumer)
+        return _End(
+            queue=(run.stream, run.queue_name),
+            id=run.id,
+            type=run.type,
+            entry=run.entry,
+            token=run.token,
+            kind=outcome.kind if outcome.consumes_attempt or outcome.kind != "retry" else "wait",
+            attempts=attempts,
+            delay_ms=int(outcome.delay * 1000),
+            event=end_event(run, outcome, attempts, self._consumer),
+            body="" if outcome.kind in _ENDS else run.next_body,
+            limited=int(run.queue_name in self._limited),
+            cancelled=end_event(run, Outcome("cancelled", error=cancellation(run)), attempts, self._consumer)
             if outcome.kind in ("retry", "return")
             else "",
-            _permits(run),
-            outcome.permit.wanted(None if run.stepped else run.permit) if outcome.permit else "",
+            permits=_permits(run),
+            wanted=outcome.permit.wanted(None if run.stepped else run.permit) if outcome.permit else "",
         )
-        return _End((run.stream, run.queue_name), args)
 
     def _keep(self, ends: Sequence[_End]) -> None:
-        sized = [(time.monotonic(), _END_BYTES + len(str(end.args[_EVENT])), end) for end in ends]
+        sized = [(time.monotonic(), _END_BYTES + len(end.event), end) for end in ends]
         with self._lock:
             self._taken.extend(sized)
             self._taken_bytes += sum(size for _, size, _ in sized)
