@@ -14,13 +14,14 @@ from sytq import AsyncContext, Fail, Permit, Retry, Transaction, Waiting
 
 from .answer import ChatError
 from .balance import pause
-from .call import Answered, Calls, Place
+from .call import Answered, Calls
 from .chat import Message, Request
 from .config import LlmSettings
 from .node import Node
 from .pipeline import check, correction, messages
 from .policy import POLICIES, Failure, conclude, consequence, judge
 from .targets import Target, chain
+from .telling import Place
 
 _NO_PROVIDER = "no provider is configured: set providers.<name> or deepseek.api_key"
 _BYTES = 3  # of a prompt per token, roughly

@@ -16,12 +16,13 @@ from sytq.ledger.refusals import of_own_tables
 
 from . import callback, spend
 from .ask import Asking
-from .call import Answered, Calls, Place
+from .call import Answered, Calls
 from .config import LlmSettings
 from .node import Node
 from .pipeline import nodes, output
 from .row import RowLocked, RowMissing, Rows, completed, explain, of_caller
 from .standing import STANDING, WRITTEN, Standing
+from .telling import Place
 
 if TYPE_CHECKING:
     from . import Valuation

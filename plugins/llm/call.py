@@ -12,14 +12,13 @@ import json
 import math
 import random
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeVar
 
 import peewee
 
-from sytq import AsyncContext, Cancelled, Counter, Limiter, Lost, Permit, Retry, Transaction, Waiting, clock
-from sytq.errors import DatabaseUnavailable, RedisUnavailable, TimedOut
+from sytq import AsyncContext, Counter, Limiter, Permit, Retry, Transaction, Waiting, clock
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.models import Step
 from sytq.ledger.refusals import of_own_tables
 from sytq.observability.outages import log_failure
@@ -31,6 +30,7 @@ from .config import LlmSettings
 from .policy import POLICIES, Report, spaced
 from .spend import Reservation
 from .targets import Target, named
+from .telling import Place, Telling
 
 _TOKENS = Counter("sytq_llm_tokens_total", "Tokens that providers say they used.", ("provider", "model", "kind"))
 _COST = Counter("sytq_llm_cost_total", "What calls cost whose price is known.", ("provider", "model", "currency"))
@@ -40,7 +40,6 @@ T = TypeVar("T")
 _PAUSE = 1.0  # seconds between two tries to record a call
 _LEAST_LEFT = 10.0  # seconds of the time limit: a timeout would use an attempt
 _OVER_BUDGET = 300.0  # seconds at most until the task checks the budget again
-_TELLS = 100.0  # progress reports per second, over all calls of this process
 
 
 class Answered(Reply):
@@ -48,23 +47,6 @@ class Answered(Reply):
 
     provider: str
     cost: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The position of a question in its pipeline, for progress reports."""
-
-    number: int
-    of: int
-    name: str
-
-    @property
-    def step(self) -> str:
-        """The name of its checkpoint."""
-        return f"node-{self.number}"
-
-    def say(self, what: str) -> str:
-        return what if self.of == 1 else f"node {self.number + 1} of {self.of} ({self.name}): {what}"
 
 
 class Calls:
@@ -155,7 +137,7 @@ class Calls:
         alone = request.extra.get("n", 1) == 1
         answer = Answer(target.model, target.provider.key, prompts, target.provider.finish_reasons, alone)
         try:
-            with _Telling(self._ctx, place, target, answer):
+            with Telling(self._ctx, place, target, answer):
                 await self._verify_lease(call)
                 reply = await complete(self._ctx.http, target.provider, request, answer)
         except ChatError as error:
@@ -293,47 +275,6 @@ class Calls:
                 pass
         except Waiting as refusal:
             waiting.permit = refusal.permit
-
-
-class _Telling:
-    """Shows the growth of an answer in the task's live state; `with` it around the call.
-
-    A timer, as a task for each call would take more memory than what the call asks.
-    """
-
-    _running = 0  # calls of this process
-
-    def __init__(self, ctx: AsyncContext, place: Place, target: Target, answer: Answer) -> None:
-        self._ctx, self._place, self._target, self._answer = ctx, place, target, answer
-        self._shown: int | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    def __enter__(self) -> None:
-        _Telling._running += 1
-        self._wait()
-
-    def __exit__(self, *_: object) -> None:
-        _Telling._running -= 1
-        self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-
-    def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(max(1.0, _Telling._running / _TELLS), self._look)
-
-    def _look(self) -> None:
-        if self._answer.chunks == self._shown:
-            self._wait()
-        else:
-            self._task = asyncio.create_task(self._tell())
-
-    async def _tell(self) -> None:
-        self._shown = shown = self._answer.chunks
-        said = f"{self._target.name} answers, {shown} tokens so far" if shown else f"asking {self._target.name}"
-        with contextlib.suppress(Lost, Cancelled, TimedOut):  # the call is under way: what follows it says so
-            await self._ctx.progress(self._place.number, self._place.of, self._place.say(said))
-            self._task = None
-            self._wait()
 
 
 def _over_budget(exhausted: spend.BudgetExhausted, currency: str, needed: int, longest: float) -> Retry:
