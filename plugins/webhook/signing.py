@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from functools import lru_cache
 
 from yarl import URL
@@ -17,12 +16,12 @@ from .config import WebhookSettings, first_match
 HEADERS = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature"})
 
 
-def secrets_for(url: URL, settings: WebhookSettings, now: Callable[[], datetime] = clock.utc) -> list[str]:
+def secrets_for(url: URL, settings: WebhookSettings) -> list[str]:
     """The secrets that sign a request to `url`: of the first matching pattern, else the default; with the previous
     secret while it is valid. Empty if none is configured."""
     entry = first_match(settings.webhook.secrets, url)
     secrets = [entry.secret if entry else settings.webhook.secret]
-    if entry and entry.previous and (entry.until is None or now() < entry.until):
+    if entry and entry.previous and (entry.until is None or clock.utc() < entry.until):
         secrets.append(entry.previous)
     return [secret.get_secret_value() for secret in secrets if secret]
 

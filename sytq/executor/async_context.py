@@ -26,7 +26,7 @@ from sytq.executor.attempt import Attempt, Services
 from sytq.executor.checkpoint import Checkpoint
 from sytq.executor.deadline import Deadline
 from sytq.executor.lease import Lease
-from sytq.executor.portal import Portal, raisable
+from sytq.executor.portal import Portal, without_stop_iteration
 from sytq.executor.transaction import Child, Transaction
 from sytq.ledger.database import read
 from sytq.ledger.insert import NewTask
@@ -211,16 +211,10 @@ class AsyncContext(Attempt):
 
     async def blocking(self, function: Callable[..., T], *args: Any) -> T:
         """Run a short blocking `function` on the process's small thread pool."""
-
-        def call() -> T:
-            try:
-                return function(*args)
-            except StopIteration as error:
-                raise raisable(error) from None
-
         if self._portal is not None:  # the function's own thread, which waits for this
-            return await self._portal.call(call)
-        return await asyncio.get_running_loop().run_in_executor(self._services.threads, call)
+            return await self._portal.call(functools.partial(function, *args))
+        threads, loop = self._services.threads, asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, without_stop_iteration, function, *args)
 
     @contextlib.asynccontextmanager
     async def _checkpoint(
@@ -233,8 +227,8 @@ class AsyncContext(Attempt):
     ) -> AsyncIterator[Checkpoint]:
         """The block sets the step's value, unless there is a result already."""
         self._go_on()
-        shared = self._services, self._delivery, name, lambda: self.log, self._new_transaction
-        step = Checkpoint(*shared, begin, end, mark)
+        services, delivery, log = self._services, self._delivery, lambda: self.log
+        step = Checkpoint(services, delivery, name, log, self._new_transaction, begin, end, mark)
         await step.look(self._lease.ask_redis(self._services.operations.kept_result, self.id, name))
         await (step.begin() if self._portal is None else self.blocking(step.begin_now))
         await self._dispatch(step.tasks)

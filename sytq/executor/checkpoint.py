@@ -151,7 +151,8 @@ class Checkpoint:
         refusal = error if isinstance(error, _ON_PURPOSE) else self._refusal(error)
         known = isinstance(error, (*_ON_PURPOSE, peewee.PeeweeException))
         said, trace = "checkpoint waits for the database", None if known else error
-        DATABASE.failed(self._log().bind(step=self._name), said, refusal, "warning", kept_in_redis=kept, exc_info=trace)
+        more = {"step": self._name, "kept_in_redis": kept, "exc_info": trace}
+        DATABASE.failed(self._log(), said, refusal, "warning", **more)
         if kept and not isinstance(error, DatabaseUnavailable):
             raise refusal from error
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import peewee
 
 from sytq.batcher import Batcher
-from sytq.executor.portal import raisable
+from sytq.executor.portal import without_stop_iteration
 from sytq.ledger.database import transact
 
 #: Bounds how long the rows of a batch are locked, and what waits behind one of them that another program has locked.
@@ -60,7 +60,7 @@ def _written(writes: Sequence[_Write]) -> list[BaseException | None]:
 
 def _alone(write: _Write) -> BaseException | None:
     try:
-        write.write()
+        without_stop_iteration(write.write)
     except BaseException as error:  # a crash in a test is its own task's, too
-        return raisable(error)
+        return error
     return None

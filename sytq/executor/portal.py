@@ -21,11 +21,12 @@ from dramatiq.threading import Interrupt, raise_thread_exception
 T = TypeVar("T")
 
 
-def raisable(error: BaseException) -> BaseException:
-    """The error as a coroutine can raise it; with StopIteration a future of asyncio would never be done."""
-    if isinstance(error, StopIteration):
-        return RuntimeError("StopIteration was raised").with_traceback(error.__traceback__)
-    return error
+def without_stop_iteration(function: Callable[..., T], *args: Any) -> T:
+    """Call a function for a future of asyncio, which would never be done with a StopIteration."""
+    try:
+        return function(*args)
+    except StopIteration as error:
+        raise RuntimeError("StopIteration was raised") from error
 
 
 class Portal:
@@ -148,9 +149,9 @@ class _Visit(Generic[T]):
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(function())
+                future.set_result(without_stop_iteration(function))
             except BaseException as error:
-                future.set_exception(raisable(error))
+                future.set_exception(error)
 
     def start(self) -> None:
         self.task = self._loop.create_task(self._run(), context=self._context)

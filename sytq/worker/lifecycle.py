@@ -62,7 +62,7 @@ class Lifecycle(Middleware):
         # Loaded modules stay: the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(50_000, 10, 10)  # a few hundred running tasks are more objects than the default
+        gc.set_threshold(50_000, 10, 10)  # the default has it visit a few hundred running tasks again and again
         log.info("worker started", queues=sorted(broker.queues))
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:

@@ -41,7 +41,7 @@ from sytq.tasktypes.registry import Registry
 from sytq.tasktypes.tasktype import TaskType
 
 log = structlog.get_logger(__name__)
-_PLAIN = logging.getLogger(__name__)  # answers whether a line is written at once
+_PLAIN = logging.getLogger(__name__)  # structlog's own takes longer to say whether a level is logged
 
 #: Seconds until the next attempt after Redis or the database was unavailable.
 _STORE_UNAVAILABLE = 2.0
