@@ -36,7 +36,7 @@ _ENDS = ("done", "dead", "cancelled")
 
 
 class _End(NamedTuple):
-    """What ack.lua is told of a task's end: texts and numbers alone, as the latest thousands are kept."""
+    """The arguments of ack.lua about a task's end: texts and numbers alone, as the latest thousands are kept."""
 
     queue: tuple[str, str]  # stream and queue
     id: str
