@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 import peewee
 
-from sytq.ledger.database import execute_many, is_mysql, marks, upsert
+from sytq.ledger.database import execute_many, is_mysql, marks
 from sytq.ledger.values import plain
 from sytq.states import RUNNING, TERMINAL
 
@@ -104,8 +104,8 @@ def _update(events: Sequence[Event]) -> tuple[str, list[Any]]:
     }
     assignments = ", ".join(f"task.{name} = {value}" for name, value in expressions.items())
     may_change = _MAY_CHANGE.replace("event.token", "%s") if "token" in same else _MAY_CHANGE
-    source = _source(list(rows), len(events))
-    sql = f"UPDATE sytq_tasks AS task JOIN {source} ON task.id = event.id SET {assignments} WHERE {may_change}"
+    joined = source(list(rows), len(events))
+    sql = f"UPDATE sytq_tasks AS task JOIN {joined} ON task.id = event.id SET {assignments} WHERE {may_change}"
     shared = [*(same[name] for name in _ASSIGNMENTS if name in same), *([same["token"]] if "token" in same else ())]
     return sql, [plain(value) for value in chain(*zip(*rows.values(), strict=True), shared)]
 
@@ -133,89 +133,15 @@ def _fetches(events: Sequence[Event]) -> tuple[list[tuple[Any, ...]], list[Event
     return many, others
 
 
-def _source(names: Sequence[str], count: int) -> str:
+def source(names: Sequence[str], count: int) -> str:
     """So many rows of values for MySQL; the first one names the columns."""
     row = ", ".join(["%s"] * len(names))
     named = ", ".join(f"%s AS {name}" for name in names)
     return "(SELECT " + " UNION ALL SELECT ".join((named, *[row] * (count - 1))) + ") AS event"
 
 
-_REPLACED = ("attempt", "worker", "error", "status", "detail", "finished_at", "next_at", "outcome")
-
-
-def write_attempts(database: peewee.Database, events: Iterable[Event]) -> None:
-    """Write the starts and ends of attempts, inside the caller's transaction. Idempotent.
-
-    A start changes no row that is there; with its end it is one row.
-    """
-    attempts: dict[tuple[str, int], Event] = {}
-    replacing: list[Event] = []
-    for event in events:
-        key = event.id, event.token
-        if event.state == RUNNING:
-            if event.again or event.attempts > 1:
-                replacing.append(event)
-            attempts.setdefault(key, event)
-        elif event.token and event.outcome:
-            start = attempts.get(key)
-            if start is not None:  # its time counts, as it does when the two are recorded apart
-                event = replace(event, started_at=start.started_at or event.started_at)
-            attempts[key] = event
-    ordered = [attempts[key] for key in sorted(attempts)]
-    upsert(
-        database,
-        "sytq_attempts",
-        _attempts(ordered),
-        key=("task_id", "token"),
-        replace=_REPLACED,
-        unless=("outcome", RUNNING),
-    )
-    _end_replaced(database, replacing)
-
-
-_LOST = f"SET outcome = 'lost', finished_at = {{}} WHERE task_id = {{}} AND token < {{}} AND outcome = '{RUNNING}'"
-
-
-def _end_replaced(database: peewee.Database, starts: Sequence[Event]) -> None:
-    """The attempts before these that never ended: their worker died or lost its connection, or Redis was emptied."""
-    values = [(plain(event.started_at), event.id, event.token) for event in starts]
-    if not is_mysql(database):
-        execute_many(database, f"UPDATE sytq_attempts {_LOST.format('?', '?', '?')}", values)
-        return
-    for first in range(0, len(values), _ROWS):
-        part = values[first : first + _ROWS]
-        source = _source(("at", "id", "later"), len(part))
-        sql = f"UPDATE sytq_attempts JOIN {source} {_LOST.format('at', 'id', 'later')}"
-        database.execute_sql(sql, list(chain(*part)))
-
-
-#: The columns of sytq_attempts, and what an event has for them.
-_ATTEMPT = {
-    "task_id": "id",
-    "token": "token",
-    "attempt": "attempts",
-    "outcome": "outcome",
-    "worker": "worker",
-    "error": "error",
-    "status": "status",
-    "detail": "detail",
-    "started_at": "started_at",
-    "finished_at": "finished_at",
-    "next_at": "scheduled_at",
-}
-
-
-def _attempts(events: Sequence[Event]) -> dict[str, Sequence[Any]]:
-    """The columns of sytq_attempts."""
-    columns: dict[str, Sequence[Any]] = {
-        name: [getattr(event, of) for event in events] for name, of in _ATTEMPT.items()
-    }
-    columns["outcome"] = [outcome or RUNNING for outcome in columns["outcome"]]
-    return columns
-
-
 #: Rows of one statement.
-_ROWS = 200
+ROWS = 200
 
 
 def _parts(events: Iterable[Event]) -> Iterator[list[Event]]:
@@ -224,7 +150,7 @@ def _parts(events: Iterable[Event]) -> Iterator[list[Event]]:
     size = 0
     for event in events:
         size += sum(len(text or "") for text in (event.result, event.error, event.progress))
-        if part and (size > 1 << 20 or len(part) == _ROWS):
+        if part and (size > 1 << 20 or len(part) == ROWS):
             yield part
             part, size = [], 0
         part.append(event)

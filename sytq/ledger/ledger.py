@@ -14,6 +14,7 @@ from peewee import Value
 
 from sytq.errors import Lost
 from sytq.ledger import dependencies, steps
+from sytq.ledger.attempts import attempts_of
 from sytq.ledger.database import execute, insert_ignore, read, transact
 from sytq.ledger.insert import Accepted, Existing, write_new
 from sytq.ledger.insert import NewTask as NewTask
@@ -159,8 +160,7 @@ class Ledger:
 
     def attempts(self, task_id: str) -> list[Attempt]:
         """Return the attempts of a task, oldest first."""
-        query = Attempt.select().where(Attempt.task_id == task_id).order_by(Attempt.token)
-        return read(self.database, lambda: list(query))
+        return read(self.database, lambda: attempts_of([task_id])[task_id])
 
     def steps(self, task_id: str) -> list[Step]:
         """Return the steps of a task in the order in which they began."""
@@ -192,14 +192,11 @@ class Ledger:
     def histories(self, ids: Sequence[str]) -> dict[str, History]:
         """Return the histories of these tasks."""
         wanted = list(ids)
-        attempts = Attempt.select().where(Attempt.task_id.in_(wanted)).order_by(Attempt.task_id, Attempt.token)
         steps = Step.select().where(Step.task_id.in_(wanted)).order_by(Step.task_id, Step.started_at, Step.name)
 
         def work() -> dict[str, History]:
             ends = dependencies.ends(wanted)
-            found = {task_id: History([], [], ends.get(task_id)) for task_id in wanted}
-            for attempt in attempts:
-                found[attempt.task_id].attempts.append(attempt)
+            found = {id: History(attempts, [], ends.get(id)) for id, attempts in attempts_of(wanted).items()}
             for step in steps:
                 found[step.task_id].steps.append(step)
             return found
@@ -208,13 +205,12 @@ class Ledger:
 
     def latest_history(self, task_id: str, attempts: int) -> History:
         """Return the history of a task with at most so many attempts."""
-        latest = Attempt.select().where(Attempt.task_id == task_id).order_by(Attempt.token.desc()).limit(attempts + 1)
         steps = Step.select().where(Step.task_id == task_id).order_by(Step.started_at, Step.name)
 
         def work() -> History:
-            found = list(latest)
+            found = attempts_of([task_id], limit=attempts + 1)[task_id]
             ends = dependencies.ends([task_id])
-            return History(found[:attempts][::-1], list(steps), ends.get(task_id), is_cut=len(found) > attempts)
+            return History(found[-attempts:], list(steps), ends.get(task_id), is_cut=len(found) > attempts)
 
         return read(self.database, work)
 

@@ -15,9 +15,10 @@ import structlog
 from sytq.errors import InvalidInput
 from sytq.ids import derived_id
 from sytq.ledger import dependencies
+from sytq.ledger.attempts import write_attempts, write_refused
 from sytq.ledger.database import transact
 from sytq.ledger.ends import end
-from sytq.ledger.events import Event, write_attempts, write_states
+from sytq.ledger.events import Event, write_states
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Task
 from sytq.ledger.values import parsed, utcnow
@@ -64,18 +65,19 @@ class Recording:
     ) -> list[NewTask | Task]:
         if also:
             also()
-        write_attempts(self._ledger.database, events)
+        unwritten = write_attempts(self._ledger.database, events)
         followers: list[NewTask] = []
         ready: list[str] = []
         latest, ended = _latest(events), list(ended)
         while latest or ended:
             write_states(self._ledger.database, latest)
+            write_refused(self._ledger.database, unwritten)
             ends = end(self._ledger.database, [event.id for event in latest if event.state in TERMINAL])
             followers += self._followers(ends.followed)
             released = dependencies.release([*ended, *ends.awaited], utcnow())
             ready += released.ready
             # Dependents cancelled because of these ends have ended too, and have dependents themselves.
-            latest, ended = released.cancelled, []
+            latest, ended, unwritten = released.cancelled, [], []
         self._ledger.insert(followers)
         return [*followers, *(Task.select().where(Task.id.in_(ready)) if ready else ())]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,8 @@ from sytq.ledger.database import open_database, transact
 from sytq.ledger.ends import end
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask
-from sytq.ledger.models import UniqueKey
+from sytq.ledger.models import Attempt, UniqueKey
+from sytq.ledger.values import from_ms, to_ms
 from sytq.service.recording import Recording
 from tests.tables import make_tables
 
@@ -82,6 +85,76 @@ def test_an_attempt_began_when_its_start_says_however_it_is_recorded(ledger: Led
     for event in (start(apart, 1), ended(apart, 1, "succeeded", started_at=later)):
         record(ledger, [event])
     assert [ledger.attempts(task)[0].started_at for task in (together, apart)] == [AT, AT]
+
+
+#: The token of an attempt that starts at AT.
+TOKEN = to_ms(AT)
+
+
+def rows(ledger: Ledger, task_id: str) -> list[Attempt]:
+    with ledger.database.connection_context():
+        return list(Attempt.select().where(Attempt.task_id == task_id))
+
+
+def test_what_succeeds_at_once_has_no_row_for_its_last_attempt(ledger: Ledger) -> None:
+    def life(task_id: str) -> list[Event]:
+        first = [start(task_id, TOKEN - 9), ended(task_id, TOKEN - 9, "retrying")]
+        return [*first, start(task_id, TOKEN, 2), ended(task_id, TOKEN, "succeeded", 2)]
+
+    together, apart = accepted(ledger, 2)
+    record(ledger, life(together))
+    for event in life(apart):
+        record(ledger, [event])
+    assert [len(rows(ledger, task)) for task in (together, apart)] == [1, 2]
+    assert shown(ledger, together) == shown(ledger, apart)
+    found = ledger.histories([together, apart])
+    assert [[at.token for at in found[task].attempts] for task in (together, apart)] == [[TOKEN - 9, TOKEN]] * 2
+    for task in (together, apart):
+        latest = ledger.latest_history(task, 1)
+        assert ([at.token for at in latest.attempts], latest.is_cut) == ([TOKEN], True)
+        assert not ledger.latest_history(task, 2).is_cut
+
+
+@pytest.mark.parametrize(
+    "more", [{"error": "x"}, {"status": 200}, {"detail": "{}"}, {"scheduled_at": AT}, {"state": "dead"}]
+)
+def test_an_attempt_of_which_there_is_more_to_say_has_a_row(ledger: Ledger, more: dict[str, Any]) -> None:
+    (task,) = accepted(ledger)
+    record(ledger, [start(task, TOKEN), replace(ended(task, TOKEN, "succeeded"), **more)])
+    (row,) = rows(ledger, task)
+    assert (row.error, row.status, row.detail, row.next_at) == tuple(
+        more.get(name) for name in ("error", "status", "detail", "scheduled_at")
+    )
+
+
+@pytest.mark.parametrize("began", [AT - dt.timedelta(milliseconds=1), None])
+def test_an_attempt_whose_token_is_not_its_start_has_a_row(ledger: Ledger, began: dt.datetime | None) -> None:
+    (task,) = accepted(ledger)
+    record(ledger, [replace(start(task, TOKEN), started_at=began), ended(task, TOKEN, "succeeded", started_at=None)])
+    assert [row.started_at for row in rows(ledger, task)] == [began]
+    assert [at.started_at for at in ledger.attempts(task)] == [began]
+
+
+def test_an_end_that_its_task_does_not_take_has_a_row(ledger: Ledger) -> None:
+    task, cancelled = accepted(ledger, 2)
+    record(ledger, [start(task, TOKEN), ended(task, TOKEN, "succeeded")])
+    record(ledger, [ended(cancelled, 0, "cancelled")])
+    again = from_ms(TOKEN + 1)  # Redis had lost the end, and the task ran once more
+    for later in (task, cancelled):
+        begun = replace(start(later, TOKEN + 1), started_at=again)
+        record(ledger, [begun, ended(later, TOKEN + 1, "succeeded")])
+    assert [(at.token, at.started_at) for at in ledger.attempts(task)] == [(TOKEN, AT), (TOKEN + 1, again)]
+    assert [(at.token, at.outcome) for at in ledger.attempts(cancelled)] == [(TOKEN + 1, "succeeded")]
+
+
+def test_a_start_recorded_again_changes_no_attempt_without_a_row(ledger: Ledger) -> None:
+    (task,) = accepted(ledger)
+    record(ledger, [start(task, TOKEN), ended(task, TOKEN, "succeeded")])
+    before = shown(ledger, task)
+    record(ledger, [start(task, TOKEN)])
+    assert shown(ledger, task) == before
+    record(ledger, [ended(task, TOKEN, "succeeded")])
+    assert shown(ledger, task) == before
 
 
 def test_an_end_that_does_not_know_its_start_takes_its_time(ledger: Ledger) -> None:
