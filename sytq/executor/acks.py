@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import structlog
+from pydantic_core import to_json
 
 from sytq import clock
 from sytq.batcher import Batcher
@@ -46,10 +47,10 @@ class _End(NamedTuple):
     kind: str
     attempts: int
     delay_ms: int
-    event: str
+    event: bytes
     body: bytes | str  # of the next attempt
     limited: int
-    cancelled: str  # the event where a retry ends because the task's cancellation was requested
+    cancelled: bytes  # the event where a retry ends because the task's cancellation was requested
     permits: str  # to release
     wanted: str  # the permit that the task waits for
 
@@ -172,7 +173,7 @@ class Acks:
             limited=int(run.queue_name in self._limited),
             cancelled=end_event(run, Outcome("cancelled", error=cancellation(run)), attempts, self._consumer)
             if outcome.kind in ("retry", "return")
-            else "",
+            else b"",
             permits=_permits(run),
             wanted=outcome.permit.wanted(None if run.stepped else run.permit) if outcome.permit else "",
         )
@@ -197,7 +198,7 @@ def _permits(run: Delivery) -> str:
     return " ".join((permit.outcome, f"{permit.acquired_ms} {int(permit.reserved)} {int(permit.cost)}", *permit.limits))
 
 
-def end_event(run: Delivery, outcome: Outcome, attempts: int, worker: str) -> str:
+def end_event(run: Delivery, outcome: Outcome, attempts: int, worker: str) -> bytes:
     """Return the data of the event of an attempt's end, as the recorder reads it; most have six values."""
     now, started = int(clock.now() * 1000), int(run.started * 1000)
     event = {
@@ -216,4 +217,8 @@ def end_event(run: Delivery, outcome: Outcome, attempts: int, worker: str) -> st
         "progress": run.progress,
         "detail": run.detail | run.waits.recorded(started, runs_again=outcome.kind == "retry"),
     }
-    return json.dumps(event | {name: value for name, value in more.items() if value})
+    event |= {name: value for name, value in more.items() if value}
+    try:
+        return to_json(event)  # takes a tenth of `json.dumps`
+    except ValueError:  # half a surrogate pair, or nested deeper than it goes
+        return json.dumps(event).encode()

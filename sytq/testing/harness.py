@@ -263,8 +263,11 @@ class Run:
 
     def _record(self, **fields: object) -> None:
         """Record an entry of the event stream as the recorder does."""
-        entry = {name.encode(): str(value).encode() for name, value in fields.items()}
-        self._harness.runtime.recording.record(events_of({b"worker": _WORKER.encode(), **entry}))
+        texts = {"worker": _WORKER, **fields}
+        entry = {
+            name.encode(): value if isinstance(value, bytes) else str(value).encode() for name, value in texts.items()
+        }
+        self._harness.runtime.recording.record(events_of(entry))
 
     def _delivery(self) -> Delivery:
         options = {} if self._new.version is None else {"version": self._new.version}

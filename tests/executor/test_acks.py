@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -12,11 +14,21 @@ from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.keys import Keys
 from sytq.broker.limiters import Limiters
-from sytq.executor.acks import Acks
+from sytq.executor.acks import Acks, end_event
 from tests.executor.test_checkpoint import event_loop
 from tests.servers import poll
 
 MIB = 1 << 20
+
+
+NESTED: list[object] = []
+for _ in range(400):
+    NESTED = [NESTED]
+
+
+def delivery(name: str, stream: str = "") -> Delivery:
+    message = Message[object]("q", "t", ({},), {}, {}, name, 0)
+    return Delivery(message, stream=stream, entry=b"1-1", body=b"", attempts=1, max_attempts=1, token=5)
 
 
 class Ends:
@@ -41,9 +53,7 @@ class Ends:
         return [fields[b"id"].decode() for _, fields in self._redis.ask("XRANGE", self._keys.events, "-", "+")]
 
     def end(self, name: str, size: int = 0) -> None:
-        message = Message[object]("q", "t", ({},), {}, {}, name, 0)
-        stream = self._keys.stream("q", "normal")
-        run = Delivery(message, stream=stream, entry=b"1-1", body=b"", attempts=1, max_attempts=1, token=5)
+        run = delivery(name, self._keys.stream("q", "normal"))
         run.outcome = Outcome("done", result="x" * size)
         self.loop.call_soon_threadsafe(self.acks.put, run)
         poll(lambda: name in self._acked, message="Redis takes the end, and the worker keeps it")
@@ -79,3 +89,20 @@ def test_ends_past_their_retention_are_not_repeated(ends: Ends, monkeypatch: pyt
     monkeypatch.setattr(sytq.executor.acks, "_KEPT", 0.0)
     ends.acks.forget()
     assert ends.repeated("c") == []
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        {"word": "€ \x00\u2028"},
+        {"half": "\ud83d"},
+        {"deep": NESTED},
+        {"much": 10**40, "little": 1e-300},
+        {"no": math.inf},
+    ],
+    ids=["words", "surrogate", "deep", "numbers", "infinity"],
+)
+def test_the_event_of_an_end_has_every_detail_as_it_was(detail: dict[str, object]) -> None:
+    run = delivery("a")
+    run.detail = detail
+    assert json.loads(end_event(run, Outcome("done"), 1, "w"))["detail"] == detail
