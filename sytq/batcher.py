@@ -49,7 +49,7 @@ class Batcher(Generic[T, R]):
         return result
 
     def put(self, item: T) -> None:
-        """Have an item processed whose result nobody waits for: `process` raises nothing then. Raises Overloaded."""
+        """Have an item processed whose result nobody waits for; `process` reports its own errors. Raises Overloaded."""
         self._take(item, None)
 
     def fail_waiting(self, error: Exception) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from typing import Any
 
@@ -15,7 +16,7 @@ import structlog
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
 from sytq.api.auth import is_local
-from sytq.api.worker import Worker
+from sytq.api.worker import STOPS, Worker
 from sytq.config import load
 from sytq.errors import ConfigError
 from sytq.observability import logs, process_group
@@ -36,8 +37,9 @@ class _Logs(Logger):  # type: ignore[misc]
 
 
 def on_starting(server: Any) -> None:
-    """Prepare the metrics of the workers, and log once which clients are served."""
+    """Prepare the metrics and the fork of the workers, and log once which clients are served."""
     process_group.share(os.getpid())
+    os.register_at_fork(after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS))
     if _settings.auth.enabled:
         return
     log = structlog.get_logger("sytq.api")
@@ -49,6 +51,11 @@ def on_starting(server: Any) -> None:
             host=_settings.api.host,
             configure="auth.enabled: true, and auth.users or keys (`sytq key create`)",
         )
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Have the signals that stop a process wait for its handlers (sytq.api.worker)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
 import signal
 import socket
@@ -27,6 +28,8 @@ _OTHER_FILES = 500
 _FOR_PROBES = 20
 #: Connections that are accepted in one go, before those beyond the bound are closed.
 _ACCEPTED_AT_ONCE = 16
+#: The signals that stop a process. The master blocks them while it forks one, which keeps them until it has handlers.
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: Seconds of `graceful_timeout` (then the master kills the worker) that are left for the app's shutdown.
 _LAST_SECONDS = 2.0
 
@@ -80,8 +83,9 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
     def init_process(self) -> Any:
         # This process has the handlers of the master, which only queue a signal. Until its event loop runs, which
         # notices no earlier signal, one that stops it ends it: else the master would kill it after `graceful_timeout`.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_DFL)
+        for number in STOPS:
+            signal.signal(number, lambda *_: os._exit(0))  # it serves nobody yet
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         # gunicorn notes its parser in C on the class of the connection that asks, and reads the note of its own class:
         # asked by a subclass alone it never uses that parser.
         ASGIProtocol._check_h1c_protocol_available()

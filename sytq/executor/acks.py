@@ -107,7 +107,7 @@ class Acks:
             written.result(timeout)
         return written.done()
 
-    async def _process(self, batch: list[Delivery | _End]) -> list[Exception | None]:
+    async def _process(self, batch: list[Delivery | _End]) -> list[None]:
         pause, again = 0.05, False
         while True:
             try:
@@ -121,7 +121,7 @@ class Acks:
             except Exception:
                 log.critical("acknowledgements failed", exc_info=True)
                 self._loop.stop()  # the watchdog ends the process
-                raise
+                return [None] * len(batch)
             await asyncio.sleep(pause)
             pause, again = min(pause * 2, 1.0), True
 

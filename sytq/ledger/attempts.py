@@ -19,6 +19,9 @@ from sytq.ledger.models import Attempt, Task
 from sytq.ledger.values import from_ms, plain
 from sytq.states import RUNNING, SUCCEEDED
 
+#: The last moment of a `datetime` in unix milliseconds.
+_LAST = 253_402_300_799_999
+
 
 def attempts_of(ids: Sequence[str], limit: int | None = None) -> dict[str, list[Attempt]]:
     """Return the attempts of each of these tasks, oldest first; of at most `limit` rows, the latest, besides their own.
@@ -31,7 +34,7 @@ def attempts_of(ids: Sequence[str], limit: int | None = None) -> dict[str, list[
         last = own.get(row.task_id)
         if last is None or last.token != row.token:
             found[row.task_id].append(row)
-        elif row.outcome != RUNNING:  # else its start was recorded twice, the second time without its end
+        elif row.outcome == SUCCEEDED:  # else its start alone was recorded again, and perhaps given up for lost
             found[row.task_id][0] = row
     return {task_id: sorted(attempts, key=lambda attempt: attempt.token) for task_id, attempts in found.items()}
 
@@ -39,7 +42,8 @@ def attempts_of(ids: Sequence[str], limit: int | None = None) -> dict[str, list[
 def _own(ids: Sequence[str]) -> dict[str, Attempt]:
     """The attempt with which each of these tasks succeeded."""
     columns = Task.id, Task.token, Task.attempts, Task.worker, Task.finished_at
-    query = Task.select(*columns).where(Task.id.in_(list(ids)), Task.state == SUCCEEDED, Task.attempts > 0)
+    began = Task.token.between(1, _LAST)  # what another program wrote may have no time
+    query = Task.select(*columns).where(Task.id.in_(list(ids)), Task.state == SUCCEEDED, Task.attempts > 0, began)
     return {
         row.id: Attempt(
             task_id=row.id,
@@ -54,11 +58,11 @@ def _own(ids: Sequence[str]) -> dict[str, Attempt]:
     }
 
 
-def write_attempts(database: peewee.Database, events: Iterable[Event]) -> list[Event]:
+def write_attempts(database: peewee.Database, events: Iterable[Event], *, again: bool = False) -> list[Event]:
     """Write the starts and ends of attempts, inside the caller's transaction. Idempotent.
 
-    A start changes no row that is there; with its end it is one row. Return the ends without a row, for `write_refused`
-    once the states are written.
+    A start changes no row that is there; with its end it is one row. Return the ends that were not written, for
+    `write_refused` once the states are; none if a start may have been recorded before (`again`), as it has a row then.
     """
     attempts: dict[tuple[str, int], Event] = {}
     replacing: list[Event] = []
@@ -73,7 +77,7 @@ def write_attempts(database: peewee.Database, events: Iterable[Event]) -> list[E
             start = attempts.pop(key, None)
             if start is not None:  # its time counts, as it does when the two are recorded apart
                 event = replace(event, started_at=start.started_at or event.started_at)
-            if start is not None and _is_in_its_task(event):
+            if start is not None and not again and _is_in_its_task(event):
                 without.append(event)
             else:
                 attempts[key] = event
@@ -91,7 +95,7 @@ _TAKEN = f"SELECT id, token FROM sytq_tasks WHERE state = '{SUCCEEDED}' AND id I
 
 
 def write_refused(database: peewee.Database, ends: Sequence[Event]) -> None:
-    """Write a row for each of these ends that its task's row has not taken: it had another end by then."""
+    """Write a row for each of these ends that its task's row has not taken: it had another end, or is not there."""
     taken: set[tuple[str, int]] = set()
     for first in range(0, len(ends), ROWS):
         part = [end.id for end in ends[first : first + ROWS]]

@@ -41,43 +41,53 @@ class Recording:
         self._submitter = submitter
 
     def record(
-        self, events: Sequence[Event], ended: Sequence[str] = (), also: Callable[[], None] | None = None
+        self,
+        events: Sequence[Event],
+        ended: Sequence[str] = (),
+        also: Callable[[], None] | None = None,
+        *,
+        again: bool = False,
     ) -> None:
         """Write a batch of events with its consequences, then dispatch the tasks that may run now. Idempotent.
 
         `ended` are tasks whose dependents may not have been released yet; unfinished ones are ignored. `also` writes
-        first, in the same transaction.
+        first, in the same transaction; `again` says that some events may have been recorded before.
         Raises DatabaseUnavailable.
         """
         began = time.monotonic()
-        tasks = self.write(events, ended, also)
+        tasks = self.write(events, ended, also, again=again)
         if time.monotonic() - began < DISPATCH_WITHIN:
             self._submitter.dispatch(tasks)
 
     def write(
-        self, events: Sequence[Event], ended: Sequence[str] = (), also: Callable[[], None] | None = None
+        self,
+        events: Sequence[Event],
+        ended: Sequence[str] = (),
+        also: Callable[[], None] | None = None,
+        *,
+        again: bool = False,
     ) -> list[NewTask | Task]:
         """Do the database part of `record`, in one transaction; return the tasks to dispatch."""
-        return transact(self._ledger.database, partial(self._write, events, ended, also))
+        return transact(self._ledger.database, partial(self._write, events, ended, also, again))
 
     def _write(
-        self, events: Sequence[Event], ended: Sequence[str], also: Callable[[], None] | None
+        self, events: Sequence[Event], ended: Sequence[str], also: Callable[[], None] | None, again: bool
     ) -> list[NewTask | Task]:
         if also:
             also()
-        unwritten = write_attempts(self._ledger.database, events)
+        unwritten = write_attempts(self._ledger.database, events, again=again)
         followers: list[NewTask] = []
         ready: list[str] = []
         latest, ended = _latest(events), list(ended)
         while latest or ended:
             write_states(self._ledger.database, latest)
-            write_refused(self._ledger.database, unwritten)
             ends = end(self._ledger.database, [event.id for event in latest if event.state in TERMINAL])
             followers += self._followers(ends.followed)
             released = dependencies.release([*ended, *ends.awaited], utcnow())
             ready += released.ready
             # Dependents cancelled because of these ends have ended too, and have dependents themselves.
-            latest, ended, unwritten = released.cancelled, [], []
+            latest, ended = released.cancelled, []
+        write_refused(self._ledger.database, unwritten)
         self._ledger.insert(followers)
         return [*followers, *(Task.select().where(Task.id.in_(ready)) if ready else ())]
 

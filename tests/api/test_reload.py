@@ -36,6 +36,19 @@ class worker_class(Worker):
 """
 
 
+SLOW_FORK = """
+import pathlib
+import time
+
+from sytq.api.gunicorn_conf import *
+
+def post_fork(server, worker):
+    server.log.info("starts slowly")
+    while not pathlib.Path(__file__).with_suffix(".go").exists():
+        time.sleep(0.05)
+"""
+
+
 class Clients(threading.Thread):
     """Kept-alive connections that send without pause and reconnect only when a response says so."""
 
@@ -133,5 +146,22 @@ def test_a_stop_ends_a_process_that_has_just_started(
         poll(lambda: "starts slowly" in gunicorn.text(), timeout=60, message=gunicorn.text)
         gunicorn.signal_master(number)
         assert gunicorn.wait(20) == 0  # not after the 30 s of `api.graceful_timeout`
+    finally:
+        gunicorn.kill()
+
+
+def test_a_stop_that_comes_before_a_process_has_handlers_ends_it(
+    make_installation: Callable[..., Installation], tmp_path: Path
+) -> None:
+    conf = tmp_path / "slow_fork.py"
+    conf.write_text(SLOW_FORK)
+    api = make_installation()
+    gunicorn = Process(gunicorn_command(conf), api.environ, tmp_path / "api.log")
+    try:
+        poll(lambda: "starts slowly" in gunicorn.text(), timeout=60, message=gunicorn.text)
+        gunicorn.signal_master(signal.SIGTERM)
+        poll(lambda: "Handling signal: term" in gunicorn.text(), message=gunicorn.text)
+        conf.with_suffix(".go").touch()
+        assert gunicorn.wait(20) == 0
     finally:
         gunicorn.kill()

@@ -14,7 +14,7 @@ from sytq.ledger.database import open_database, transact
 from sytq.ledger.ends import end
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask
-from sytq.ledger.models import Attempt, UniqueKey
+from sytq.ledger.models import Attempt, Task, UniqueKey
 from sytq.ledger.values import from_ms, to_ms
 from sytq.service.recording import Recording
 from tests.tables import make_tables
@@ -30,8 +30,8 @@ def ledger(database_url: str) -> Iterator[Ledger]:
     database.close_all()
 
 
-def record(ledger: Ledger, events: Sequence[Event]) -> None:
-    Recording({}, ledger, None).write(events)  # type: ignore[arg-type]
+def record(ledger: Ledger, events: Sequence[Event], *, again: bool = False) -> None:
+    Recording({}, ledger, None).write(events, again=again)  # type: ignore[arg-type]
 
 
 def accepted(ledger: Ledger, count: int = 1) -> list[str]:
@@ -153,8 +153,25 @@ def test_a_start_recorded_again_changes_no_attempt_without_a_row(ledger: Ledger)
     before = shown(ledger, task)
     record(ledger, [start(task, TOKEN)])
     assert shown(ledger, task) == before
+    record(ledger, [start(task, TOKEN + 1, again=True)])  # Redis had lost the end
+    assert shown(ledger, task)[-1][:1] == before[-1]  # type: ignore[index]
     record(ledger, [ended(task, TOKEN, "succeeded")])
-    assert shown(ledger, task) == before
+    assert shown(ledger, task)[-1][:1] == before[-1]  # type: ignore[index]
+
+
+def test_an_end_recorded_again_with_its_start_ends_the_row_of_that(ledger: Ledger) -> None:
+    (task,) = accepted(ledger)
+    record(ledger, [start(task, TOKEN)])  # then the database loses what came after, and all is read again
+    record(ledger, [start(task, TOKEN), ended(task, TOKEN, "succeeded")], again=True)
+    assert [row.outcome for row in rows(ledger, task)] == ["succeeded"]
+
+
+@pytest.mark.parametrize("token", [0, 10**18])
+def test_a_row_of_another_program_has_no_attempt_without_a_time(ledger: Ledger, token: int) -> None:
+    (task,) = accepted(ledger)
+    with ledger.database.connection_context():
+        Task.update(state="succeeded", attempts=1, token=token).where(Task.id == task).execute()
+    assert ledger.attempts(task) == []
 
 
 def test_an_end_that_does_not_know_its_start_takes_its_time(ledger: Ledger) -> None:

@@ -120,7 +120,7 @@ class Recorder(LeasedLoop):
 
     def _record(self, events: Entries, also: Callable[[], None] | None) -> None:
         parsed = [event for _, fields in events for event in events_of(fields)]
-        self._recording.record(parsed, also=also)
+        self._recording.record(parsed, also=also, again=also is None)
         for event in parsed:
             if event.fingerprint == WORKER_DIED:  # no process logged its end
                 log.critical(
