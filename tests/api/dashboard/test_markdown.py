@@ -109,7 +109,7 @@ WIDE = "|a" * 50 + "|\n" + "|-" * 50 + "|\n" + "|a\n" * 5000
 @pytest.mark.parametrize("text", [*WORST, WIDE, "\n", "\\", "&", "\u202e", "a" * 100 + "\n"])
 def test_200_kib_of_anything_take_bounded_time(text: str) -> None:
     whole = (text * (200_000 // len(text) + 1))[:200_000]
-    began = time.perf_counter()
+    began = time.process_time()  # other tests run beside
     html(whole)
-    assert time.perf_counter() - began < 5  # a tenth of that on a machine at rest
+    assert time.process_time() - began < 5  # a tenth of that on a machine at rest
     assert len(whole) > MAX_LENGTH
