@@ -7,8 +7,11 @@ import json
 import pytest
 from structlog.testing import capture_logs
 
+from sytq.ids import new_id
 from sytq.ledger import hold
 from sytq.ledger.database import transact
+from sytq.ledger.ledger import NewTask
+from sytq.ledger.models import Attempt, Task
 from sytq.service.adoption import Adoption
 from sytq.service.hold import recorded_in_redis
 from sytq.worker.loops.position import Position
@@ -67,6 +70,30 @@ def test_p2_failover_right_after_a_long_outage_holds_nothing(bench: Bench) -> No
     bench.recorder._trimmed = 0.0
     bench.recorder.step()
     assert (bench.audited(), bench.held()) == (["ledger.set_back"], False)
+
+
+def test_an_end_that_a_failover_lost_ends_the_row_of_its_start_again(bench: Bench) -> None:
+    (task,) = bench.parts.ledger.accept([NewTask(new_id(), "t", "q", "high", "{}")])
+    redis, events = bench.parts.redis, bench.parts.keys.events
+    at = redis.now_ms()
+    started = ("kind", "started", "worker", "w", "at", at, "data", json.dumps([[task.id, at, 1, False]]))
+    redis.ask("XADD", events, f"{at}-0", *started)
+    bench.recorder.step()
+    data = {"state": "succeeded", "attempts": 1, "worker": "w", "outcome": "succeeded", "started": at, "finished": at}
+    redis.ask("XADD", events, f"{at + 1}-0", "kind", "ended", "id", task.id, "token", at, "data", json.dumps(data))
+    bench.recorder.step()
+    assert bench.installation.rows("SELECT outcome FROM sytq_attempts") == [("succeeded",)]
+
+    def lose() -> None:
+        Task.update(state="running").execute()
+        Attempt.update(outcome="running").execute()
+
+    transact(bench.parts.database, lose)
+    bench.set_position(at)
+    bench.recorder._trimmed = 0.0
+    bench.recorder.step()
+    assert bench.audited() == ["ledger.set_back"]
+    assert bench.installation.rows("SELECT outcome FROM sytq_attempts") == [("succeeded",)]
 
 
 def test_recorder_that_slept_takes_no_lowered_position_for_a_loss(bench: Bench) -> None:
